@@ -1,0 +1,56 @@
+# Each target works on a fresh clone: it makes .venv and installs what it needs, once per change of pyproject.toml or constraints.txt.
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e
+PINNED := pyproject.toml constraints.txt
+CANDIDATES := $(or $(PYTHON),python3.11 python3.12 python3.13 python3.14 python3 python)
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench lint clean
+
+help:
+	@echo "make demo    train on bundled data, print the scores, leave demo-run/"
+	@echo "make test    every check and test"
+	@echo "make check   the fast ones: format, lint, types, import contract, quick tests"
+	@echo "make bench   every benchmark"
+	@echo "make clean   remove caches and demo-run/, keep .venv"
+
+demo: .venv/.core
+	rm -rf demo-run
+	$(BIN)/polytask demo --out demo-run
+
+test: lint
+	$(BIN)/pytest
+
+check: lint
+	$(BIN)/pytest -m "not slow"
+
+lint: .venv/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy --strict src
+	$(BIN)/lint-imports
+
+bench: .venv/.core
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean:
+	rm -rf demo-run build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.core: $(PINNED) | $(BIN)/python
+	$(INSTALL) .
+	@touch $@
+
+.venv/.test: $(PINNED) | $(BIN)/python
+	$(INSTALL) '.[test]'
+	@touch .venv/.core $@
+
+$(BIN)/python:
+	@for python in $(CANDIDATES); do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "making .venv with $$python"; exec "$$python" -m venv .venv; \
+		fi; \
+	done; \
+	echo "polytask needs Python 3.11 or newer; none of these is: $(CANDIDATES)." >&2; \
+	echo "Install one, or name it: make PYTHON=/path/to/python3.11" >&2; \
+	exit 1

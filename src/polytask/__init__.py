@@ -1,0 +1,65 @@
+"""polytask: one neural network trained on many tasks, with an honest answer whether sharing helped."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "polytask.errors": ("PolytaskError",),
+    "polytask.recipe": ("Recipe",),
+    "polytask.trainer": ("Trainer",),
+    "polytask.optimization": ("Optimizer",),
+    "polytask.splitting": ("Split",),
+    "polytask.experiment": ("fit", "load", "Run"),
+    "polytask.gradients.balance": ("Balance",),
+    "polytask.sources": ("CSV", "Parquet", "ARFF", "Frame", "Arrays"),
+    "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count"),
+    "polytask.encoders": ("Table",),
+    "polytask.sharings": ("Hard",),
+    "polytask.heads": ("Linear", "MLP"),
+    "polytask.balancers": ("Equal", "Fixed", "Uncertainty", "DWA"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from polytask.balancers.dwa import DWA as DWA
+    from polytask.balancers.equal import Equal as Equal
+    from polytask.balancers.fixed import Fixed as Fixed
+    from polytask.balancers.uncertainty import Uncertainty as Uncertainty
+    from polytask.encoders.table import Table as Table
+    from polytask.errors import PolytaskError as PolytaskError
+    from polytask.experiment import Run as Run
+    from polytask.experiment import fit as fit
+    from polytask.experiment import load as load
+    from polytask.gradients.balance import Balance as Balance
+    from polytask.heads.linear import Linear as Linear
+    from polytask.heads.mlp import MLP as MLP
+    from polytask.optimization import Optimizer as Optimizer
+    from polytask.recipe import Recipe as Recipe
+    from polytask.sharings.hard import Hard as Hard
+    from polytask.sources.arff import ARFF as ARFF
+    from polytask.sources.arrays import Arrays as Arrays
+    from polytask.sources.csv import CSV as CSV
+    from polytask.sources.frame import Frame as Frame
+    from polytask.sources.parquet import Parquet as Parquet
+    from polytask.splitting import Split as Split
+    from polytask.tasks.binary import Binary as Binary
+    from polytask.tasks.count import Count as Count
+    from polytask.tasks.multiclass import Multiclass as Multiclass
+    from polytask.tasks.ordinal import Ordinal as Ordinal
+    from polytask.tasks.regression import Regression as Regression
+    from polytask.trainer import Trainer as Trainer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'polytask' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,181 @@
+"""What flows through a network: rows in batches, features with their static shapes, and the data set they are cut from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Inputs = Mapping[str, Tensor]
+
+
+class Features(NamedTuple):
+    """The output of a stem or stage: a vector ``[B, D]``, a sequence ``[B, L, D]`` or a map ``[B, D, *space]``.
+
+    A sequence has a mask, bool ``[B, L]``, True where there is something. With ``members`` > 1 (an ensemble) the tensor has one
+    more axis after the first: ``[B, members, ...]``.
+    """
+
+    tensor: Tensor
+    mask: Bool[Tensor, "B L"] | None = None
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """The static shape of Features: what is known before any row is seen.
+
+    Attributes:
+        kind: "vector", "sequence" or "map".
+        width: D, the number of features (channels).
+        space: The extents of a map, or ``(L,)`` for a sequence of fixed length; empty where not known.
+        members: Ensemble members.
+    """
+
+    kind: Literal["vector", "sequence", "map"]
+    width: int
+    space: tuple[int, ...] = ()
+    members: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some rows, with what is known of them.
+
+    Attributes:
+        inputs: The input tensors, one mapping per distinct set of input columns (empty where the batch has none of its rows); rows
+            of the batch are ordered by set.
+        targets: Per task ``[B, ...]``, with any valid value where the label is missing.
+        labeled: Per task the indices of the rows that have a label, int64; None where all have.
+        n_rows: B.
+    """
+
+    inputs: tuple[Inputs, ...]
+    targets: Mapping[str, Tensor]
+    labeled: Mapping[str, Int[Tensor, " n"] | None]
+    n_rows: int
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks with at least one label in this batch."""
+        return tuple(name for name, rows in self.labeled.items() if rows is None or len(rows))
+
+    def present(self, task: str) -> Bool[Tensor, " B"]:
+        """Which rows have a label of ``task``."""
+        rows, target = self.labeled[task], self.targets[task]
+        if rows is None:
+            return torch.ones(self.n_rows, dtype=torch.bool, device=target.device)
+        return torch.zeros(self.n_rows, dtype=torch.bool, device=target.device).index_fill(0, rows, True)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows in memory: contiguous tensors that batches are cut from by index.
+
+    Attributes:
+        inputs: One mapping of tensors per distinct set of input columns; set after set they hold the rows 0 .. N-1.
+        targets: Per task ``[N, ...]``; where ``present`` is False the value is valid but means nothing.
+        present: Per task bool ``[N]``.
+    """
+
+    inputs: tuple[Inputs, ...]
+    targets: Mapping[str, Tensor]
+    present: Mapping[str, Bool[Tensor, " N"]]
+
+    def __post_init__(self) -> None:
+        sizes = [n_rows(inputs) for inputs in self.inputs]
+        object.__setattr__(self, "_starts", [0, *torch.tensor(sizes).cumsum(0).tolist()])
+        object.__setattr__(self, "_complete", {name: bool(mask.all()) for name, mask in self.present.items()})
+
+    @property
+    def n_rows(self) -> int:
+        """N, over all input sets."""
+        return int(self._starts[-1])  # type: ignore[attr-defined]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks, in the recipe's order."""
+        return tuple(self.targets)
+
+    def select(self, tasks: Iterable[str]) -> Dataset:
+        """The same rows with these tasks only."""
+        kept = list(tasks)
+        return replace(self, targets={t: self.targets[t] for t in kept}, present={t: self.present[t] for t in kept})
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same data set on another device."""
+        return Dataset(
+            tuple({key: value.to(device) for key, value in inputs.items()} for inputs in self.inputs),
+            {task: target.to(device) for task, target in self.targets.items()},
+            {task: mask.to(device) for task, mask in self.present.items()},
+        )
+
+    def batch(self, rows: Int[Tensor, " B"]) -> Batch:
+        """Cut out a batch. With several input sets the rows are put in the order of the sets."""
+        starts: list[int] = self._starts  # type: ignore[attr-defined]
+        if len(self.inputs) == 1:
+            inputs = tuple({key: value.index_select(0, rows) for key, value in part.items()} for part in self.inputs)
+        else:
+            rows = rows.sort().values
+            cuts = torch.searchsorted(rows, torch.tensor(starts, device=rows.device)).tolist()
+            inputs = tuple(
+                {key: value.index_select(0, rows[cuts[i] : cuts[i + 1]] - starts[i]) for key, value in part.items()}
+                for i, part in enumerate(self.inputs)
+            )
+        targets = {task: target.index_select(0, rows) for task, target in self.targets.items()}
+        return Batch(inputs, targets, {task: self._labeled(task, rows) for task in self.targets}, len(rows))
+
+    def where(self, mask: Bool[Tensor, " N"]) -> Dataset:
+        """The rows where ``mask`` is True."""
+        index = mask.nonzero().squeeze(1)
+        batch = self.batch(index)
+        return Dataset(batch.inputs, batch.targets, {task: present[index] for task, present in self.present.items()})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return next(tensor.device for part in self.inputs for tensor in part.values())
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All rows in order, ``size`` at a time."""
+        device = self.device
+        for start in range(0, self.n_rows, size):
+            yield self.batch(torch.arange(start, min(start + size, self.n_rows), device=device))
+
+    def _labeled(self, task: str, rows: Tensor) -> Tensor | None:
+        if self._complete[task]:  # type: ignore[attr-defined]
+            return None
+        mask = self.present[task].index_select(0, rows)
+        labeled = mask.nonzero().squeeze(1)
+        return None if len(labeled) == len(rows) else labeled
+
+
+def n_rows(inputs: Inputs) -> int:
+    """The rows of one input set; 0 for an empty mapping."""
+    return len(next(iter(inputs.values()))) if inputs else 0
+
+
+def concatenate(parts: Sequence[Features]) -> Features:
+    """Rows of several Features of one spec, one after the other; shorter sequences are padded and masked."""
+    if len(parts) == 1:
+        return parts[0]
+    if parts[0].mask is None:
+        return Features(torch.cat([part.tensor for part in parts]))
+    length = max(part.tensor.shape[-2] for part in parts)
+    tensors = [torch.nn.functional.pad(p.tensor, (0, 0, 0, length - p.tensor.shape[-2])) for p in parts]
+    masks = [torch.nn.functional.pad(p.mask, (0, length - p.mask.shape[1])) for p in parts if p.mask is not None]
+    return Features(torch.cat(tensors), torch.cat(masks))
+
+
+def masked_mean(values: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
+    """The mean over the places where ``mask`` is True; zero where there are none.
+
+    Example:
+        >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
+        tensor([[2.]])
+    """
+    kept = mask.unsqueeze(-1).to(values.dtype)
+    return (values * kept).sum(1) / kept.sum(1).clamp(min=1)

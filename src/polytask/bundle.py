@@ -1,0 +1,267 @@
+"""Bundle: a trained network with all it needs to answer, in memory and on disk. No pickle, no code, no import paths."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from polytask.batch import Dataset, Inputs
+from polytask.columns import InputCodec
+from polytask.component import Component, Settings
+from polytask.encoder import Encoder
+from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.head import Head
+from polytask.model import MultiTaskModel, build_model, outputs_on
+from polytask.sharing import Sharing
+from polytask.task import Codec, FittedTask, Task
+
+FORMAT = 1
+MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+
+
+class InputSet(Settings):
+    """One distinct set of input columns.
+
+    Attributes:
+        codec: How they become tensors.
+        sources: The names of the sources that have them.
+        tasks: The names of the tasks that these sources label.
+    """
+
+    codec: InputCodec
+    sources: tuple[str, ...]
+    tasks: tuple[str, ...]
+
+
+class TaskRecord(Settings):
+    """A task as the manifest holds it."""
+
+    task: Task
+    codec: Codec
+
+
+class Manifest(Settings):
+    """Everything about a network but its weights; plain values."""
+
+    format: int = FORMAT
+    polytask: str
+    encoder: Encoder
+    sharing: Sharing
+    head: Head
+    seed: int
+    inputs: tuple[InputSet, ...]
+    tasks: tuple[TaskRecord, ...]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A network with its specs, codecs and tasks.
+
+    Attributes:
+        manifest: What it was built from.
+        model: The network, in evaluation mode.
+    """
+
+    manifest: Manifest
+    model: MultiTaskModel
+
+    @classmethod
+    def build(cls, manifest: Manifest) -> Self:
+        """Build the network that a manifest describes, with its initial weights."""
+        tasks = [FittedTask(record.task, record.codec) for record in manifest.tasks]
+        codecs = [part.codec for part in manifest.inputs]
+        return cls(manifest, build_model(manifest.encoder, manifest.sharing, manifest.head, codecs, tasks, manifest.seed))
+
+    @property
+    def tasks(self) -> dict[str, FittedTask]:
+        """The fitted tasks by name."""
+        return self.model.tasks
+
+    def predict(
+        self,
+        table: pa.Table,
+        tasks: Sequence[str] | None = None,
+        *,
+        source: str | None = None,
+        probabilities: bool = False,
+    ) -> pa.Table:
+        """Answers for every row of a table, in its order; label columns are not needed.
+
+        Args:
+            table: Has at least the input columns.
+            tasks: Which tasks to answer; None for all that were trained on rows with these input columns.
+            source: The name of the training source that the rows are like, where sources had different input columns.
+            probabilities: Add a column ``task:class`` per class.
+
+        Raises:
+            PolytaskError: Input columns are missing or of another type, or a name is unknown.
+        """
+        index = self.input_set(table, source)
+        wanted = self._wanted(tasks, index)
+        data = self.dataset(table, index)
+        columns: dict[str, pa.Array] = {}
+        for task, output in outputs_on(self.model, data, wanted).items():
+            fitted = self.tasks[task]
+            columns |= fitted.task.answer(fitted.views(output), fitted.codec, probabilities)
+        return pa.table(columns)
+
+    def input_set(self, table: pa.Table, source: str | None = None) -> int:
+        """Which set of input columns a table has; where it has those of several, the largest.
+
+        Raises:
+            PolytaskError: It lacks columns of all of them, or there is no source of that name.
+        """
+        sets = self.manifest.inputs
+        if source is not None:
+            names = [name for part in sets for name in part.sources]
+            if source not in names:
+                raise PolytaskError(f"no source {source!r} in this run", mend=did_you_mean(source, names))
+            return next(i for i, part in enumerate(sets) if source in part.sources)
+        there = set(table.column_names)
+        lacking = [[c for c in part.codec.names if c not in there] for part in sets]
+        best = min(range(len(sets)), key=lambda i: (len(lacking[i]), -len(sets[i].codec.names)))
+        if lacking[best]:
+            mend = did_you_mean(lacking[best][0], sorted(there))
+            what = f"{len(lacking[best])} input columns are missing: {listed(map(repr, lacking[best]))}"
+            raise PolytaskError(what, where="the new rows", mend=mend)
+        return best
+
+    def dataset(self, table: pa.Table, index: int, labels: Mapping[str, pa.Array] | None = None) -> Dataset:
+        """A table's rows as tensors for input set ``index``, with targets where ``labels`` are given."""
+        inputs: list[Inputs] = [{} for _ in self.manifest.inputs]
+        inputs[index] = self.manifest.inputs[index].codec.encode(table)
+        targets, present = {}, {}
+        for task, column in (labels or {}).items():
+            fitted = self.tasks[task]
+            targets[task], present[task] = fitted.task.encode(column, fitted.codec)
+        return Dataset(tuple(inputs), targets, present)
+
+    def _wanted(self, tasks: Sequence[str] | None, index: int) -> list[str]:
+        if tasks is None:
+            return list(self.manifest.inputs[index].tasks)
+        for task in tasks:
+            if task not in self.tasks:
+                raise PolytaskError(f"no task {task!r} in this run", mend=did_you_mean(task, self.tasks))
+        return list(tasks)
+
+    def save(self, folder: Path) -> None:
+        """Write manifest and weights into a folder.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        records = [TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in self.tasks.values()]
+        manifest = self.manifest.model_copy(update={"tasks": tuple(records)})
+        text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+        save_file({key: value.contiguous() for key, value in self.model.state_dict().items()}, folder / WEIGHTS)
+
+    @classmethod
+    def load(cls, folder: Path, modules: Mapping[str, nn.Module] | None = None) -> Self:
+        """Read what ``save`` wrote. Runs no code from the folder, and compares sizes before any weight is read.
+
+        Args:
+            folder: The ``model/`` folder of a run.
+            modules: Networks of your own that the model was made with, by class name.
+
+        Raises:
+            PolytaskError: Not a polytask model, damaged, or of a newer format.
+        """
+        manifest = _with_modules(_read_manifest(folder / MANIFEST), modules or {})
+        shapes = _stored_shapes(folder / WEIGHTS)
+        with _AllocationLimit(4 * sum(map(math.prod, shapes.values())) + 1_000_000, folder):
+            bundle = cls.build(manifest)
+        _check_shapes({key: tuple(value.shape) for key, value in bundle.model.state_dict().items()}, shapes, folder)
+        bundle.model.load_state_dict(load_file(folder / WEIGHTS))
+        bundle.model.eval()
+        return bundle
+
+
+class _AllocationLimit(TorchDispatchMode):
+    """Refuses to make tensors of more elements in all than the weights on disk can fill: a manifest from a stranger may ask for any."""
+
+    makers = frozenset({"empty", "zeros", "ones", "full", "rand", "randn"})
+
+    def __init__(self, n_elements: int, folder: Path) -> None:
+        super().__init__()
+        self.left, self.folder = n_elements, folder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name.removeprefix("aten::") in self.makers and args:
+            size = args[0] if isinstance(args[0], list | tuple) else args
+            self.left -= math.prod(int(n) for n in size if isinstance(n, int | float))
+            if self.left < 0:
+                raise PolytaskError("the manifest asks for a larger network than the weights are", where=str(self.folder))
+        return func(*args, **(kwargs or {}))
+
+
+def _read_manifest(path: Path) -> Manifest:
+    if not path.is_file():
+        mend = "Give the run folder that `polytask fit --out` wrote."
+        raise PolytaskError("not a polytask model: it has no manifest", where=str(path), mend=mend)
+    try:
+        fields: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise PolytaskError(f"the manifest is damaged: {error}", where=str(path), mend="Train again or take a copy.") from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
+        raise PolytaskError("not a polytask manifest", where=str(path))
+    if fields["format"] > FORMAT:
+        what = f"written by a newer polytask ({fields.get('polytask')}), format {fields['format']}"
+        raise PolytaskError(what, where=str(path), mend="Install that version or a later one.")
+    try:
+        return Manifest(**fields)
+    except (PolytaskError, ValidationError) as error:
+        mend = "If it names a plug-in, install or define it before loading."
+        raise PolytaskError(f"the manifest cannot be used: {error}", where=str(path), mend=mend) from None
+
+
+def _with_modules(manifest: Manifest, modules: Mapping[str, nn.Module]) -> Manifest:
+    """The manifest with the placeholders of external modules filled."""
+
+    def filled(component: Any) -> Any:
+        name = getattr(component, "name", None)
+        if isinstance(component, Component) and getattr(component, "placeholder", False) and name in modules:
+            return component.model_copy(update={"module": modules[name]})
+        return component
+
+    records = tuple(r.model_copy(update={"task": r.task.model_copy(update={"head": filled(r.task.head)})}) for r in manifest.tasks)
+    return manifest.model_copy(update={"encoder": filled(manifest.encoder), "head": filled(manifest.head), "tasks": records})
+
+
+def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise PolytaskError(f"the weights are missing or damaged: {error}", where=str(path), mend="Take a copy.") from None
+
+
+def _check_shapes(expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    wrong = sorted(key for key in expected.keys() | stored.keys() if expected.get(key) != stored.get(key))
+    if wrong:
+        first = wrong[0]
+        found = f"{first}: {_shape(stored.get(first))}, where the manifest says {_shape(expected.get(first))}"
+        what = f"{len(wrong)} of the weights do not fit the manifest"
+        raise PolytaskError(what, where=str(folder), found=found, mend="The two files are not of the same model.")
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else " x ".join(map(str, shape)) or "a number"
+
+
+def n_parameters(model: nn.Module) -> int:
+    """How many numbers a network has learned."""
+    return sum(math.prod(p.shape) for p in model.parameters())

@@ -1,0 +1,110 @@
+"""The encoder contract: one input becomes features, by a stem and a list of stages whose shapes are known beforehand."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+from torch import nn
+
+from polytask.batch import Features, FeatureSpec, Inputs, concatenate, n_rows
+from polytask.columns import ColumnKind, InputCodec
+from polytask.component import Component
+from polytask.errors import PolytaskError
+from polytask.seeding import Clock, derived_seed, seed_draws, seeded
+
+
+@dataclass(frozen=True)
+class Part:
+    """A stem or stage that can be built any number of times: its static output shape, and how to make the module.
+
+    A stem's module maps ``Inputs -> Features``, a stage's ``Features -> Features``.
+    """
+
+    spec: FeatureSpec
+    build: Callable[[], nn.Module]
+
+
+class Encoder(Component, family="encoders"):
+    """Turns the input columns of a table into features.
+
+    To add one, write ``encoders/<kind>.py`` with one class that has ``stem`` and ``stages``.
+    """
+
+    @classmethod
+    def from_value(cls, value: object) -> Encoder | None:
+        """An ``nn.Module`` becomes the encoder ``external``."""
+        return cls.find("external")(name=type(value).__name__, module=value) if isinstance(value, nn.Module) else None
+
+    def fit_inputs(self, table: pa.Table, names: Sequence[str], kinds: Mapping[str, ColumnKind]) -> InputCodec:
+        """Learn from the training rows how the columns ``names`` become tensors."""
+        return InputCodec.fit(table, names, kinds)
+
+    @abstractmethod
+    def stem(self, codec: InputCodec) -> Part:
+        """The part that reads raw inputs. Its spec may not depend on which columns there are: sources with other columns
+        have a stem of their own before the same stages."""
+
+    @abstractmethod
+    def stages(self, spec: FeatureSpec) -> list[Part]:
+        """The parts after a stem with output ``spec``, at least one."""
+
+
+class Stems(nn.Module):
+    """One stem per distinct set of input columns; rows come out in the order of the sets."""
+
+    def __init__(self, stems: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.stems = nn.ModuleList(stems)
+
+    def forward(self, inputs: Sequence[Inputs]) -> Features:
+        if len(self.stems) == 1:
+            return self.stems[0](inputs[0])  # type: ignore[no-any-return]
+        used = [(stem, part) for stem, part in zip(self.stems, inputs, strict=True) if n_rows(part)]
+        return concatenate([stem(part) for stem, part in used])
+
+
+class TrunkPlan:
+    """What a sharing scheme sees of an encoder: specs, and a maker of as many copies of each part as it wants.
+
+    Each copy has a name, and its initial weights and dropout are drawn from (seed, part, name): two schemes that build the stage
+    "2 for price" get the same stage, whatever else they build.
+
+    Attributes:
+        specs: The specs of the stem's and then of each stage's output.
+    """
+
+    def __init__(self, encoder: Encoder, codecs: Sequence[InputCodec], seed: int = 0, clock: Clock | None = None) -> None:
+        self._stems = [encoder.stem(codec) for codec in codecs]
+        specs = {part.spec for part in self._stems}
+        if len(specs) != 1:
+            raise PolytaskError(f"the stems of encoder {encoder.kind!r} differ in shape", found=str(specs))
+        self._stages = encoder.stages(self._stems[0].spec)
+        self._seed, self._clock = seed, clock or Clock()
+        self.specs = (self._stems[0].spec, *(part.spec for part in self._stages))
+
+    @property
+    def n_stages(self) -> int:
+        """The number of stages after the stem."""
+        return len(self._stages)
+
+    def stem(self, name: str = "shared") -> nn.Module:
+        """A new stem: ``Sequence[Inputs] -> Features``."""
+        return Stems([self._make(part, "stem", i, name) for i, part in enumerate(self._stems)])
+
+    def stage(self, index: int, name: str = "shared") -> nn.Module:
+        """A new copy of stage ``index`` (from 0): ``Features -> Features``."""
+        return self._make(self._stages[index], "stage", index, name)
+
+    def _make(self, part: Part, *names: object) -> nn.Module:
+        with seeded(derived_seed(self._seed, "weights", *names)):
+            module = part.build()
+        return seed_draws(module, derived_seed(self._seed, "draws", *names), self._clock)
+
+
+def copies_of(module: nn.Module) -> Callable[[], nn.Module]:
+    """A builder that hands out deep copies of a module somebody else made."""
+    return lambda: copy.deepcopy(module)

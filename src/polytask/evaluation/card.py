@@ -1,0 +1,67 @@
+"""The model card: what a stranger should know of a trained network, in Markdown beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from polytask.bundle import Bundle
+from polytask.errors import listed
+from polytask.scores import Scores
+from polytask.task import FittedTask
+
+
+def model_card(bundle: Bundle, scores: Scores, record: Mapping[str, Any]) -> str:
+    """Tasks, inputs, scores, training and use, as Markdown."""
+    tasks = "\n".join(_task_line(fitted) for fitted in bundle.tasks.values())
+    inputs = "\n".join(
+        f"- {_origin(part.sources)}: {', '.join(f'`{name}` ({kind})' for name, kind in part.codec.kinds.items())}"
+        for part in bundle.manifest.inputs
+    )
+    rows = record["rows"]
+    notes = "".join(f"- {note}\n" for note in record["notes"]) or "- none\n"
+    papers = "\n".join(f"- {kind}: {paper}" for kind, paper in _papers(bundle).items()) or "- none"
+    return f"""# Model card
+
+One network for {len(bundle.tasks)} tasks, trained by polytask {record["polytask"]} (torch {record["torch"]}).
+
+## Tasks
+{tasks}
+
+## Inputs
+{inputs}
+
+## Scores on the {record["scored_on"]} rows
+```
+{scores}
+```
+
+## Training
+{rows["training"]} training, {rows["validation"]} validation and {rows["test"]} test rows; {record["parameters"]:,} parameters;
+best epoch {record["best_epoch"]}; {record["seconds"]:.0f} seconds; seed {bundle.manifest.seed}.
+
+Notes:
+{notes}
+Methods:
+{papers}
+
+## Use
+`polytask predict RUN new.csv --out answers.csv`, or in Python `polytask.load(RUN).predict(frame)`. The folder holds plain values
+and weights only: loading it runs no code from it.
+"""
+
+
+def _task_line(fitted: FittedTask) -> str:
+    task, codec = fitted.task, fitted.codec
+    what = f"classes {listed(map(repr, codec.classes), 20)}" if codec.classes else f"center {codec.center:.4g}, scale {codec.scale:.4g}"
+    return f"- **{task.name}** ({task.kind}, column `{task.label_column}`): {codec.n_labels} training labels; {what}"
+
+
+def _origin(sources: tuple[str, ...]) -> str:
+    return f"rows of {listed(sources)}"
+
+
+def _papers(bundle: Bundle) -> dict[str, str]:
+    manifest = bundle.manifest
+    parts = [manifest.encoder, manifest.sharing, manifest.head, *(fitted.task for fitted in bundle.tasks.values())]
+    return {part.kind: part.paper for part in parts if part.paper}

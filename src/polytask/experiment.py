@@ -1,0 +1,269 @@
+"""fit(recipe) -> Run: the one path that the library, the command line and the estimator all take."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import nn
+
+import polytask
+from polytask.bundle import Bundle, n_parameters
+from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.evaluation.card import model_card
+from polytask.evaluation.comparison import Comparison, compare
+from polytask.fitting import score, train_bundle
+from polytask.preparation import Prepared, label_array, prepare
+from polytask.recipe import Recipe
+from polytask.scores import Scores
+from polytask.source import Source, like, open_source
+from polytask.trainer import Epoch
+
+RECORD, RECIPE, SCORES, HISTORY, CARD, MODEL = "run.json", "recipe.yaml", "scores.json", "history.jsonl", "README.md", "model"
+
+
+class Run:
+    """What ``fit`` returns and what lies in a run folder.
+
+    Attributes:
+        recipe: What was asked for.
+        bundle: The trained network with its codecs.
+        history: One Epoch per pass over the training rows, as plain values.
+        record: Versions, row counts, data fingerprints, seconds, notes.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        bundle: Bundle,
+        scores: Scores,
+        history: Sequence[Mapping[str, Any]],
+        record: Mapping[str, Any],
+        prepared: Prepared | None = None,
+    ) -> None:
+        self.recipe, self.bundle, self.history, self.record = recipe, bundle, list(history), dict(record)
+        self._scores, self._prepared = scores, prepared
+
+    def __repr__(self) -> str:
+        return f"Run of {len(self.bundle.tasks)} tasks, {len(self.history)} epochs\n{self._scores}"
+
+    def scores(self) -> Scores:
+        """The scores on the test rows (on the validation rows where the recipe has no test rows)."""
+        return self._scores
+
+    def predict(
+        self, data: object, tasks: Sequence[str] | None = None, *, source: str | None = None, probabilities: bool = False
+    ) -> Any:
+        """Answers for new rows, in their order; label columns are not needed.
+
+        Args:
+            data: A path, data frame, NumPy array, mapping of columns, or source.
+            tasks: Which tasks to answer; None for all that were trained on such rows.
+            source: The training source these rows are like, where sources had different input columns.
+            probabilities: Add a column ``task:class`` per class.
+
+        Returns:
+            A frame of the kind that was given, with a column per task; a pyarrow Table for a path or a source.
+
+        Raises:
+            PolytaskError: Input columns are missing or of another type, or a name is unknown.
+        """
+        given = self._open(data)
+        answers = self.bundle.predict(given.read(), tasks, source=self._like(given, source), probabilities=probabilities)
+        return answers if isinstance(data, Source) else like(data, answers)
+
+    def evaluate(self, data: object, *, source: str | None = None) -> Scores:
+        """Scores on rows with label columns, of every task whose column is there.
+
+        Args:
+            data: As for ``predict``.
+            source: The training source these rows are like; only its tasks are scored.
+
+        Raises:
+            PolytaskError: No label column is there, or one could belong to tasks of several sources.
+        """
+        given = self._open(data)
+        table, chosen = given.read(), self._like(given, source)
+        index = self.bundle.input_set(table, chosen)
+        labels = self._labels(table, chosen)
+        return score(self.bundle, self.bundle.dataset(table, index, labels), self.recipe.seed)
+
+    def compare(
+        self, seeds: int = 3, *, on_fit: Callable[[str, int, int], None] | None = None
+    ) -> Comparison:
+        """Train each task alone at the same budget on the same split, over several seeds, and say whether sharing helped.
+
+        Args:
+            seeds: How many seeds; the first is the recipe's.
+            on_fit: Called before each training with its name, its number and how many there are.
+
+        Raises:
+            PolytaskError: The run was loaded and its data are gone or have changed.
+        """
+        if self._prepared is None:
+            changed = [label for label, digest in self._fingerprints(self.recipe).items() if digest != self.record["data"].get(label)]
+            if changed:
+                mend = "Fit again, then compare."
+                raise PolytaskError(f"the data of {listed(map(repr, changed))} changed since this run", where="compare", mend=mend)
+            self._prepared = prepare(self.recipe)
+        return compare(self.recipe, self._prepared, seeds, on_fit)
+
+    def save(self, folder: str | Path, overwrite: bool = False) -> Path:
+        """Write the run folder: recipe.yaml, run.json, scores.json, history.jsonl, README.md and model/.
+
+        It is written beside its place and then moved there, so that no half-written run is ever seen.
+
+        Raises:
+            PolytaskError: The folder exists, or cannot be written.
+        """
+        place = check_free(folder, overwrite)
+        draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        try:
+            self.bundle.save(draft / MODEL)
+            (draft / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
+            (draft / RECORD).write_text(_json(self.record), encoding="utf-8")
+            (draft / SCORES).write_text(_json(self._scores.to_dict()), encoding="utf-8")
+            (draft / HISTORY).write_text("".join(_json(epoch, None) for epoch in self.history), encoding="utf-8")
+            (draft / MODEL / CARD).write_text(model_card(self.bundle, self._scores, self.record), encoding="utf-8")
+            if place.exists():
+                shutil.rmtree(place)
+            draft.rename(place)
+        except OSError as error:
+            raise PolytaskError(f"cannot write the run: {error}", where=str(place), mend="Save it to another place.") from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        return place
+
+    def _open(self, data: object) -> Source:
+        """Open new rows with the reading options of the source they are like: the one of the same name, or the only one."""
+        if isinstance(data, Source):
+            return data
+        return open_source(data, like=self.recipe.sources)
+
+    def _like(self, given: Source, source: str | None) -> str | None:
+        labels = [item.label for item in self.recipe.sources]
+        if source is not None and source not in labels:
+            raise PolytaskError(f"no source {source!r} in this run", mend=did_you_mean(source, labels))
+        return source or (given.label if given.label in labels else None)
+
+    def _labels(self, table: pa.Table, source: str | None) -> dict[str, pa.Array]:
+        tasks = [fitted.task for fitted in self.bundle.tasks.values()]
+        if source is not None:
+            mine = {name for part in self.bundle.manifest.inputs if source in part.sources for name in part.tasks}
+            tasks = [task for task in tasks if task.name in mine and task.source in (None, source)]
+        there = [task for task in tasks if task.label_column in table.column_names]
+        if not there:
+            wanted = listed(task.label_column for task in tasks)
+            raise PolytaskError("the rows have no label column", where="evaluate", found=listed(table.column_names), mend=f"Needed: {wanted}.")
+        by_column: dict[str, list[str]] = {}
+        for task in there:
+            by_column.setdefault(task.label_column, []).append(task.name)
+        for column, names in by_column.items():
+            if len(names) > 1 and len({task.source for task in there if task.name in names}) > 1:
+                what = f"column {column!r} could label the tasks {listed(map(repr, names))}"
+                raise PolytaskError(what, where="evaluate", mend="Say which source the rows are like (--source).")
+        return {task.name: label_array(task, table) for task in there}
+
+    @staticmethod
+    def _fingerprints(recipe: Recipe) -> dict[str, str]:
+        return {source.label: source.fingerprint() for source in recipe.sources}
+
+
+def fit(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> Run:
+    """Train one network for all tasks of a recipe and score it on the test rows.
+
+    Args:
+        recipe: What to learn from what, and how.
+        out: A folder to save the run in.
+        overwrite: Replace an earlier run there.
+        on_epoch: Called after every epoch, with its losses.
+
+    Raises:
+        PolytaskError: Whatever is wrong with the recipe, the data or the place to save to; said before training where it can be.
+    """
+    if out is not None:
+        check_free(out, overwrite)
+    recipe = recipe.model_copy(update={"sources": tuple(source.anchored() for source in recipe.sources)})
+    began = time.perf_counter()
+    prepared = prepare(recipe)
+    bundle, history = train_bundle(recipe, prepared, on_epoch=on_epoch)
+    judged = "test" if prepared.test.n_rows else "validation" if prepared.validation.n_rows else "training"
+    scores = score(bundle, getattr(prepared, judged), recipe.seed)
+    record = {
+        "polytask": polytask.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "rows": {part: getattr(prepared, part).n_rows for part in ("training", "validation", "test")},
+        "scored_on": judged,
+        "parameters": n_parameters(bundle.model),
+        "seconds": round(time.perf_counter() - began, 3),
+        "best_epoch": max((epoch.epoch for epoch in history if epoch.best), default=0),
+        "data": Run._fingerprints(recipe),
+        "notes": list(prepared.notes),
+    }
+    run = Run(recipe, bundle, scores, [epoch.to_dict() for epoch in history], record, prepared)
+    if out is not None:
+        run.save(out, overwrite)
+    return run
+
+
+def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> Run:
+    """Read a run folder. No code from it is run.
+
+    Args:
+        folder: What ``save`` or ``polytask fit --out`` wrote.
+        modules: Networks of your own that the model was made with, by class name.
+
+    Raises:
+        PolytaskError: Not a run folder, or a damaged one.
+    """
+    place = Path(folder).expanduser()
+    if not place.is_dir():
+        raise PolytaskError("no such run folder", where=str(place), mend="`polytask fit ... --out run/` makes one.")
+    bundle = Bundle.load(place / MODEL, modules)
+    try:
+        recipe = Recipe.from_yaml(place / RECIPE)
+        record = json.loads((place / RECORD).read_text(encoding="utf-8"))
+        scores = Scores.from_dict(json.loads((place / SCORES).read_text(encoding="utf-8")))
+        history = [json.loads(line) for line in (place / HISTORY).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, KeyError) as error:
+        raise PolytaskError(f"the run is damaged: {error}", where=str(place), mend="Take a copy, or fit again.") from None
+    return Run(recipe, bundle, scores, history, record)
+
+
+def check_free(folder: str | Path, overwrite: bool) -> Path:
+    """The place for a run.
+
+    Raises:
+        PolytaskError: Something is there that may not be replaced, or it cannot be written.
+    """
+    place = Path(folder).expanduser().absolute()
+    if place.exists() and not place.is_dir():
+        raise PolytaskError("is a file, not a folder for a run", where=str(folder), mend="Choose another name.")
+    if place.is_dir() and any(place.iterdir()):
+        if not (place / RECORD).is_file():
+            raise PolytaskError("the folder holds something else than a run", where=str(folder), mend="Choose another folder.")
+        if not overwrite:
+            raise PolytaskError("there is a run already", where=str(folder), mend="Choose another folder, or --overwrite (overwrite=True).")
+    parent = next(path for path in place.parents if path.exists())
+    if not os.access(parent, os.W_OK):
+        raise PolytaskError("the folder cannot be written", where=str(parent), mend="Choose a place you may write to.")
+    return place
+
+
+def _json(value: object, indent: int | None = 1) -> str:
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"

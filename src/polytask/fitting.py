@@ -1,0 +1,107 @@
+"""From prepared data to a trained bundle, and from a bundle to scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import polytask
+from polytask.batch import Dataset
+from polytask.bundle import Bundle, InputSet, Manifest, TaskRecord
+from polytask.errors import PolytaskError
+from polytask.model import outputs_on
+from polytask.preparation import Prepared
+from polytask.recipe import Recipe
+from polytask.scores import Scores, score_task
+from polytask.trainer import Epoch, train
+
+
+def train_bundle(
+    recipe: Recipe,
+    prepared: Prepared,
+    *,
+    tasks: Sequence[str] | None = None,
+    seed: int | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+) -> tuple[Bundle, list[Epoch]]:
+    """Build and train the network of a recipe.
+
+    Args:
+        recipe: What to build and how to train it.
+        prepared: Its data.
+        tasks: Train these tasks only, on the rows that have a label of one of them.
+        seed: Of weights, dropout and order, in place of the recipe's.
+        on_epoch: Called after every epoch.
+
+    Raises:
+        PolytaskError: A loss is no longer finite, or a part cannot be built.
+    """
+    chosen = [fitted for fitted in prepared.tasks if tasks is None or fitted.task.name in tasks]
+    names = [fitted.task.name for fitted in chosen]
+    seed = recipe.seed if seed is None else seed
+    manifest = Manifest(
+        polytask=polytask.__version__,
+        encoder=recipe.encoder,
+        sharing=recipe.sharing,
+        head=recipe.head,
+        seed=seed,
+        inputs=tuple(_with_tasks(part, names) for part in prepared.inputs),
+        tasks=tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in chosen),
+    )
+    bundle = Bundle.build(manifest)
+    history = train(
+        bundle.model,
+        _labeled(prepared.training, names),
+        _labeled(prepared.validation, names),
+        recipe.trainer,
+        recipe.balancer,
+        seed=seed,
+        primary=[name for name in recipe.primary if name in names],
+        on_epoch=on_epoch,
+    )
+    return bundle, history
+
+
+def score(bundle: Bundle, data: Dataset, seed: int = 0) -> Scores:
+    """The metrics of every task on the rows that have its label, with intervals, beside the best constant prediction.
+
+    Raises:
+        PolytaskError: No row has a label.
+    """
+    present = {task: data.present[task] for task in data.tasks if bool(data.present[task].any())}
+    if not present:
+        raise PolytaskError("no row has a label of any task", where="scores", mend="Give rows with label columns.")
+    scores = []
+    for task, output in outputs_on(bundle.model, data, list(present)).items():
+        fitted, rows = bundle.tasks[task], present[task]
+        views, n_rows = fitted.views(output[rows]), int(rows.sum())
+        truth = fitted.task.truth(data.targets[task][rows], fitted.codec)
+        scorers = fitted.task.chosen_scorers(fitted.codec)
+        constant = fitted.constant_views(n_rows) if fitted.task.has_constant else {}
+        scores.append(score_task(task, fitted.task.kind, scorers, views, constant, truth, seed=seed))
+    return Scores({item.task: item for item in scores})
+
+
+def row_losses(bundle: Bundle, data: Dataset) -> dict[str, NDArray[np.float64]]:
+    """The normalized loss of each labeled row, per task."""
+    losses = {}
+    for task, output in outputs_on(bundle.model, data, data.tasks).items():
+        fitted, rows = bundle.tasks[task], data.present[task]
+        with torch.inference_mode():
+            values = fitted.losses(output[rows], data.targets[task][rows])
+        losses[task] = values.double().numpy() / (fitted.codec.null_loss or 1.0)
+    return losses
+
+
+def _labeled(data: Dataset, tasks: Sequence[str]) -> Dataset:
+    """The rows with a label of one of these tasks."""
+    part = data.select(tasks)
+    rows = torch.stack([part.present[task] for task in tasks]).any(0)
+    return part if bool(rows.all()) else part.where(rows)
+
+
+def _with_tasks(part: InputSet, names: Sequence[str]) -> InputSet:
+    return part.model_copy(update={"tasks": tuple(task for task in part.tasks if task in names)})

@@ -1,0 +1,1 @@
+"""The only place that asks autograd for per-task gradients."""

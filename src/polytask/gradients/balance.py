@@ -1,0 +1,139 @@
+"""Balance: a balancer with its state, for the trainer's loop and for anybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polytask.balancer import Balancer, GramianBalancer, JacobianBalancer, Signals, State
+from polytask.errors import PolytaskError
+from polytask.gradients.exact import task_gradients
+
+
+class Balance:
+    """Takes the place of ``sum(losses).backward()``.
+
+    Args:
+        network: The network whose gradients are balanced, or its parameters.
+        balancer: What to do, as an object or by its kind.
+
+    Attributes:
+        weights: The weight of each task in the last step.
+        epoch: Epochs done; raise it at the end of each one if the balancer looks at epochs (DWA).
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> balance = Balance(net, "equal")
+        >>> out = net(torch.ones(1, 2))
+        >>> balance.backward({"left": out[0, 0], "right": out[0, 1]})
+        >>> net.bias.grad, balance.weights
+        (tensor([0.5000, 0.5000]), {'left': 0.5, 'right': 0.5})
+    """
+
+    def __init__(self, network: nn.Module | Iterable[nn.Parameter], balancer: Balancer | str) -> None:
+        parameters = network.parameters() if isinstance(network, nn.Module) else network
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.balancer = Balancer.coerce(balancer)
+        self.epoch = 0
+        self.steps = 0
+        self._tasks: tuple[str, ...] = ()
+        self._state = self.balancer.start(())
+        self._last: tuple[tuple[str, ...], Tensor] = ((), torch.zeros(0))
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each task in the last step; empty for a balancer that gives an update instead."""
+        names, weights = self._last
+        return dict(zip(names, weights.tolist(), strict=False))
+
+    def start(self, tasks: Iterable[str]) -> None:
+        """Make the tasks known; those that come up later in ``backward`` are added then."""
+        names = tuple(tasks)
+        fresh = self.balancer.start(names)
+        index = torch.tensor([names.index(task) for task in self._tasks], dtype=torch.int64)
+        self._state = fresh.with_rows(index, self._state) if self._tasks else fresh
+        self._tasks = names
+
+    def backward(self, losses: Mapping[str, Tensor], penalty: Tensor | None = None) -> None:
+        """Add the balanced gradient to ``.grad``.
+
+        Args:
+            losses: A scalar per task present in this batch; leave out a task that has no labels here.
+            penalty: A regularizer that is added to the sum with weight 1, whatever the balancer does.
+
+        Raises:
+            PolytaskError: There is no loss.
+        """
+        if not losses:
+            raise PolytaskError("no task has a loss in this batch", where="Balance.backward", mend="Skip batches without labels.")
+        names, values = tuple(losses), list(losses.values())
+        state, index = self._rows(names)
+        detached = torch.stack([value.detach() for value in values])
+        signals = Signals(names, detached, self.steps, self.epoch)
+        if isinstance(self.balancer, GramianBalancer | JacobianBalancer):
+            weights, new = self._by_gradients(state, signals, values)
+            if penalty is not None:
+                penalty.backward()  # type: ignore[no-untyped-call]
+        else:
+            weights, new = self.balancer.step(state, signals)
+            total = torch.dot(weights, torch.stack(values))
+            (total if penalty is None else total + penalty).backward()  # type: ignore[no-untyped-call]
+        self._last = (names, weights.detach())
+        self._keep(new, index)
+        self.steps += 1
+
+    def observe(self, losses: Mapping[str, Tensor]) -> None:
+        """Tell a balancer that ``observes`` what the losses of the same batch are after the optimizer's step."""
+        state, index = self._rows(tuple(losses))
+        self._keep(self.balancer.observe(state, torch.stack([value.detach() for value in losses.values()])), index)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed to go on: the balancer's state by task, and the counts."""
+        return {
+            "kind": self.balancer.kind,
+            "tasks": list(self._tasks),
+            "per_task": dict(self._state.per_task),
+            "common": dict(self._state.common),
+            "steps": self.steps,
+            "epoch": self.epoch,
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict()``.
+
+        Raises:
+            PolytaskError: It was saved by another kind of balancer.
+        """
+        if saved["kind"] != self.balancer.kind:
+            raise PolytaskError(f"this state belongs to {saved['kind']!r}, not to {self.balancer.kind!r}", where="Balance")
+        self._tasks, self._state = tuple(saved["tasks"]), State(saved["per_task"], saved["common"])
+        self.steps, self.epoch = saved["steps"], saved["epoch"]
+
+    def _by_gradients(self, state: State, signals: Signals, losses: list[Tensor]) -> tuple[Tensor, State]:
+        gradients = task_gradients(losses, self.parameters)
+        if isinstance(self.balancer, GramianBalancer):
+            given = Signals(signals.tasks, signals.losses, signals.step, signals.epoch, gramian=gradients.gramian())
+            weights, new = self.balancer.step(state, given)
+            gradients.write(weights)
+            return weights, new
+        given = Signals(signals.tasks, signals.losses, signals.step, signals.epoch, jacobian=gradients.jacobian())
+        update, new = self.balancer.step(state, given)
+        gradients.write_update(update)
+        return update.new_zeros(0), new
+
+    def _rows(self, names: tuple[str, ...]) -> tuple[State, Tensor | None]:
+        """The state of these tasks, and where it belongs; None where these are all tasks."""
+        if names == self._tasks:
+            return self._state, None
+        if new := [name for name in names if name not in self._tasks]:
+            self.start((*self._tasks, *new))
+            if names == self._tasks:
+                return self._state, None
+        index = torch.tensor([self._tasks.index(name) for name in names], dtype=torch.int64)
+        return self._state.rows(index), index
+
+    def _keep(self, new: State, index: Tensor | None) -> None:
+        self._state = new if index is None else self._state.with_rows(index, new)

@@ -1,0 +1,32 @@
+"""A small multi-layer perceptron on the pooled features of the last stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from polytask.batch import FeatureSpec
+from polytask.head import Head, PooledHead, starting_at
+
+
+class MLP(Head):
+    """Hidden layers of the task's own before its output layer, whose bias starts at the best constant prediction.
+
+    Args:
+        hidden: The widths of the hidden layers.
+        dropout: Probability of dropping a hidden unit.
+    """
+
+    hidden: tuple[int, ...] = Field(default=(64,), min_length=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    def build(self, specs: Sequence[FeatureSpec], width: int, start: Float[Tensor, " width"]) -> nn.Module:
+        layers: list[nn.Module] = []
+        n_in = specs[-1].width
+        for n_hidden in self.hidden:
+            layers += [nn.Linear(n_in, n_hidden), nn.ReLU(), nn.Dropout(self.dropout)]
+            n_in = n_hidden
+        return PooledHead(specs[-1], nn.Sequential(*layers, starting_at(nn.Linear(n_in, width), start)))

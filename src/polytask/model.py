@@ -1,0 +1,135 @@
+"""MultiTaskModel: inputs -> encoder and sharing -> heads -> one output per task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from polytask.batch import Batch, Dataset, Features, FeatureSpec, Inputs
+from polytask.columns import InputCodec
+from polytask.encoder import Encoder, TrunkPlan
+from polytask.head import Head
+from polytask.seeding import Clock, derived_seed, seed_draws, seeded
+from polytask.sharing import SharedTrunk, Sharing
+from polytask.task import FittedTask
+
+EVALUATION_ROWS = 4096
+
+
+class MultiTaskModel(nn.Module):
+    """The network.
+
+    Attributes:
+        tasks: The fitted tasks by name.
+        clock: Set ``clock.step`` to make dropout a function of (seed, part, step).
+    """
+
+    def __init__(self, trunk: SharedTrunk, heads: Mapping[str, nn.Module], tasks: Mapping[str, FittedTask], clock: Clock) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.heads = nn.ModuleDict({module_key(name): head for name, head in heads.items()})
+        self.tasks = dict(tasks)
+        self.clock = clock
+        self._keys = {name: module_key(name) for name in heads}
+        self._members = trunk.specs[-1].members
+
+    def forward(self, inputs: Sequence[Inputs], tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """The output of each of ``tasks`` (None: of all): ``[B, width]``, or ``[B, members, width]`` for an ensemble."""
+        wanted = tuple(self.tasks) if tasks is None else tasks
+        features = self.trunk(inputs, wanted)
+        return {task: self._output(task, features[task]) for task in wanted}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The mean loss of each task with a label in this batch, divided by its null loss and times its weight."""
+        tasks = batch.tasks
+        outputs = self(batch.inputs, tasks)
+        return {task: self._loss(task, outputs[task], batch) for task in tasks}
+
+    def _output(self, task: str, features: tuple[Features, ...]) -> Tensor:
+        head = self.heads[self._keys[task]]
+        if self._members == 1:
+            return head(features)  # type: ignore[no-any-return]
+        folded = [Features(f.tensor.flatten(0, 1), f.mask) for f in features]
+        output: Tensor = head(tuple(folded))
+        return output.unflatten(0, (-1, self._members))
+
+    def _loss(self, name: str, output: Tensor, batch: Batch) -> Tensor:
+        fitted, target, labeled = self.tasks[name], batch.targets[name], batch.labeled[name]
+        if labeled is not None:
+            output, target = output.index_select(0, labeled), target.index_select(0, labeled)
+        loss = fitted.losses(output, target).mean()
+        return loss * (fitted.task.weight / (fitted.codec.null_loss or 1.0))
+
+
+def build_model(
+    encoder: Encoder,
+    sharing: Sharing,
+    head: Head,
+    codecs: Sequence[InputCodec],
+    tasks: Sequence[FittedTask],
+    seed: int = 0,
+) -> MultiTaskModel:
+    """Build the network from specs; its weights depend on ``seed`` and on the names of its parts only.
+
+    Args:
+        encoder: What reads the inputs.
+        sharing: How the tasks share it.
+        head: For the tasks that do not have one of their own.
+        codecs: One per distinct set of input columns.
+        tasks: The fitted tasks.
+        seed: Of the initial weights and of dropout.
+    """
+    clock = Clock()
+    names = [fitted.task.name for fitted in tasks]
+    trunk = sharing.build(TrunkPlan(encoder, codecs, seed, clock), names)
+    specs = tuple(replace(spec, members=1) for spec in trunk.specs)
+    members = trunk.specs[-1].members
+    heads = {f.task.name: _build_head(f.task.head or head, specs, f, seed, clock) for f in tasks}
+    return MultiTaskModel(trunk, heads, {f.task.name: replace(f, members=members) for f in tasks}, clock)
+
+
+def outputs_on(model: MultiTaskModel, data: Dataset, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+    """The outputs of a model in evaluation mode for all rows, ``[N, ...]`` per task, on the CPU."""
+    model.eval()
+    wanted = tuple(model.tasks) if tasks is None else tuple(tasks)
+    parts: dict[str, list[Tensor]] = {task: [] for task in wanted}
+    with torch.inference_mode():
+        for batch in data.batches(EVALUATION_ROWS):
+            for task, output in model(batch.inputs, wanted).items():
+                parts[task].append(output.cpu())
+    return {task: torch.cat(chunks) for task, chunks in parts.items()}
+
+
+def mean_losses(model: MultiTaskModel, data: Dataset) -> dict[str, float]:
+    """The normalized loss of each task that has labels in ``data``, over all of them, in evaluation mode."""
+    model.eval()
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    with torch.inference_mode():
+        for batch in data.batches(EVALUATION_ROWS):
+            for task, loss in model.losses(batch).items():
+                labeled = batch.labeled[task]
+                n = batch.n_rows if labeled is None else len(labeled)
+                sums[task] = sums.get(task, 0.0) + float(loss) * n
+                counts[task] = counts.get(task, 0) + n
+    return {task: sums[task] / counts[task] / model.tasks[task].task.weight for task in sums}
+
+
+def module_key(name: str) -> str:
+    """A task's name as the key of a module: torch forbids dots and names that a ModuleDict has itself.
+
+    Example:
+        >>> module_key("price in no. of $")
+        'task price in no%2E of $'
+    """
+    return "task " + name.replace("%", "%25").replace(".", "%2E")
+
+
+def _build_head(head: Head, specs: tuple[FeatureSpec, ...], fitted: FittedTask, seed: int, clock: Clock) -> nn.Module:
+    name = fitted.task.name
+    with seeded(derived_seed(seed, "weights", "head", name)):
+        module = head.build(specs, fitted.codec.width, torch.tensor(fitted.codec.start))
+    return seed_draws(module, derived_seed(seed, "draws", "head", name), clock)

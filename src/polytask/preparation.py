@@ -1,0 +1,266 @@
+"""From a recipe to tensors: read the sources, split the rows, fit the codecs on the training part, encode every part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from polytask.batch import Dataset, Inputs
+from polytask.bundle import InputSet
+from polytask.columns import ColumnKind, InputCodec
+from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.recipe import Recipe
+from polytask.source import Source
+from polytask.splitting import TEST, TRAIN, VALIDATION, assign
+from polytask.task import FittedTask, Task
+
+FREE = -1
+MAX_STRATA = 20
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe's data, ready to train on.
+
+    Attributes:
+        training: Rows to learn from; those without any label are left out.
+        validation: Rows that choose.
+        test: Rows that judge.
+        inputs: The distinct sets of input columns.
+        tasks: The tasks with their codecs, fitted on the training rows.
+        notes: What the reader should know: labels that are missing in a part, columns left out.
+    """
+
+    training: Dataset
+    validation: Dataset
+    test: Dataset
+    inputs: tuple[InputSet, ...]
+    tasks: tuple[FittedTask, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Loaded:
+    """A source's rows, with the part of each: FREE until the split."""
+
+    source: Source
+    table: pa.Table
+    parts: NDArray[np.int8]
+    tasks: list[Task] = field(default_factory=list)
+    inputs: tuple[str, ...] = ()
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Read, split and encode a recipe's data.
+
+    Raises:
+        PolytaskError: Whatever is wrong with the files, the columns, the labels or the split.
+    """
+    loaded = [_load(source) for source in recipe.sources]
+    _attach_tasks(recipe, loaded)
+    _choose_inputs(recipe, loaded)
+    for item in loaded:
+        _split(recipe, item)
+    groups: dict[tuple[str, ...], list[_Loaded]] = {}
+    for item in loaded:
+        groups.setdefault(item.inputs, []).append(item)
+    ordered = [item for group in groups.values() for item in group]
+    parts = np.concatenate([item.parts for item in ordered])
+    notes: list[str] = []
+    sets, inputs = zip(*(_input_set(recipe, names, group) for names, group in groups.items()), strict=True)
+    tasks = tuple(_fitted(recipe, task, ordered, parts, notes) for task in recipe.tasks)
+    targets, present = {}, {}
+    for fitted in tasks:
+        name = fitted.task.name
+        targets[name], present[name] = fitted.task.encode(_label_column(fitted.task, ordered), fitted.codec)
+    everything = Dataset(tuple(inputs), targets, present)
+    labeled, marks = torch.stack(list(present.values())).any(0), torch.from_numpy(parts)
+    for part, name in ((VALIDATION, "validation"), (TEST, "test")):
+        notes += [_without_labels(t.task.name, name) for t in tasks if (parts == part).any() and not _any(present, t, parts == part)]
+    return Prepared(
+        training=everything.where((marks == TRAIN) & labeled),
+        validation=everything.where((marks == VALIDATION) & labeled),
+        test=everything.where((marks == TEST) & labeled),
+        inputs=tuple(sets),
+        tasks=tasks,
+        notes=tuple(notes),
+    )
+
+
+def label_array(task: Task, table: pa.Table) -> pa.Array:
+    """A task's label column of a table, in one chunk."""
+    column = table.column(task.label_column)
+    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+
+def _load(source: Source) -> _Loaded:
+    pieces = source.parts()
+    marks = {"main": FREE, "validation": VALIDATION, "test": TEST}
+    tables = list(pieces.values())
+    parts = np.concatenate([np.full(len(table), marks[name], np.int8) for name, table in pieces.items()])
+    return _Loaded(source, _stacked(tables, tables[0].column_names), parts)
+
+
+def _attach_tasks(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
+    """A task belongs to the source it names, else to every source that has its column."""
+    for task in recipe.tasks:
+        named = [item for item in loaded if task.source in (None, item.source.label)]
+        having = [item for item in named if task.label_column in item.table.column_names]
+        if not having:
+            columns = sorted({name for item in named for name in item.table.column_names})
+            where = f"task {task.name!r}"
+            place = f" in {listed(item.source.label for item in named)}"
+            mend = did_you_mean(task.label_column, columns)
+            raise PolytaskError(f"no column {task.label_column!r}{place}", where=where, mend=mend)
+        for item in having:
+            item.tasks.append(task)
+    for item in loaded:
+        if not item.tasks:
+            mend = "Remove it, or give it a task: name=file:column."
+            raise PolytaskError("this source labels no task", where=f"source {item.source.label!r}", mend=mend)
+
+
+def _choose_inputs(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
+    every = sorted({name for item in loaded for name in item.table.column_names})
+    for name, where in [*((n, "drop") for n in recipe.drop), *((n, "columns") for n in recipe.columns)]:
+        if name not in every:
+            raise PolytaskError(f"no column {name!r}", where=where, mend=did_you_mean(name, every))
+    for item in loaded:
+        labels = {task.label_column: task.name for task in item.tasks}
+        there = item.table.column_names
+        for name in item.source.inputs or ():
+            where = f"source {item.source.label!r}, inputs"
+            if name not in there:
+                raise PolytaskError(f"no column {name!r}", where=where, mend=did_you_mean(name, there))
+            if name in labels:
+                what = f"column {name!r} labels task {labels[name]!r} of the same source, so it cannot be an input"
+                raise PolytaskError(what, where=where, mend="Take it out of the inputs.")
+        barred = {*labels, *recipe.drop, recipe.split.group}
+        item.inputs = tuple(name for name in item.source.inputs or there if name not in barred)
+        if not item.inputs:
+            mend = "Drop fewer columns."
+            raise PolytaskError("no input columns are left", where=f"source {item.source.label!r}", mend=mend)
+
+
+def _split(recipe: Recipe, item: _Loaded) -> None:
+    split, there = recipe.split, item.table.column_names
+    for role, name in (("group", split.group), ("time", split.time)):
+        if name is not None and name not in there:
+            where = f"split.{role}, source {item.source.label!r}"
+            raise PolytaskError(f"no column {name!r}", where=where, mend=did_you_mean(name, there))
+    names = [task.name for task in recipe.tasks]
+    chosen: Sequence[str] = split.stratify if isinstance(split.stratify, tuple) else names if split.stratify else ()
+    for name in chosen:
+        if name not in names:
+            raise PolytaskError(f"no task {name!r}", where="split.stratify", mend=did_you_mean(name, names))
+    strata = {t.name: _strata(label_array(t, item.table)) for t in item.tasks if t.name in chosen} if split.time is None else {}
+    item.parts = assign(
+        split,
+        len(item.table),
+        labels=strata,
+        groups=None if split.group is None else _codes(item.table.column(split.group)),
+        times=None if split.time is None else _times(item.table.column(split.time), split.time),
+        seed=recipe.seed if split.seed is None else split.seed,
+        fixed=item.parts,
+    )
+
+
+def _input_set(recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded]) -> tuple[InputSet, Inputs]:
+    table = _stacked([item.table for item in group], names)
+    training = table.filter(pa.array(np.concatenate([item.parts for item in group]) == TRAIN))
+    kinds: Mapping[str, ColumnKind] = {name: kind for name, kind in recipe.columns.items() if name in names}
+    codec: InputCodec = recipe.encoder.fit_inputs(training, names, kinds)
+    labels = {task.name for item in group for task in item.tasks}
+    tasks = tuple(task.name for task in recipe.tasks if task.name in labels)
+    return InputSet(codec=codec, sources=tuple(item.source.label for item in group), tasks=tasks), codec.encode(table)
+
+
+def _fitted(recipe: Recipe, task: Task, loaded: Sequence[_Loaded], parts: NDArray[np.int8], notes: list[str]) -> FittedTask:
+    training = _label_column(task, loaded).filter(pa.array(parts == TRAIN))
+    if training.null_count == len(training):
+        where = f"task {task.name!r}, column {task.label_column!r}"
+        if recipe.unlabeled == "error":
+            mend = "Leave the task out, change the split, or set unlabeled: keep to keep its head untrained."
+            raise PolytaskError("no training row has a label", where=where, found=f"{len(training)} rows", mend=mend)
+        notes.append(f"task {task.name!r} has no label in the training rows: its head stays untrained")
+    return FittedTask.fit(task, training)
+
+
+def _label_column(task: Task, loaded: Sequence[_Loaded]) -> pa.Array:
+    """A task's labels over all rows; null in the rows of other sources."""
+    columns = [label_array(task, item.table) if task in item.tasks else pa.nulls(len(item.table)) for item in loaded]
+    return _joined(columns)
+
+
+def _stacked(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
+    """Tables one after the other; a column that one of them lacks is null there."""
+    if len(tables) == 1:
+        return tables[0].select(list(names))
+    columns = {}
+    for name in names:
+        having = [table.column(name).combine_chunks() if name in table.column_names else pa.nulls(len(table)) for table in tables]
+        columns[name] = _joined(having)
+    return pa.table(columns)
+
+
+def _joined(columns: Sequence[pa.Array]) -> pa.Array:
+    """Columns one after the other, as the narrowest type that holds them all: numbers as float64, else text."""
+    types = {column.type for column in columns if column.null_count < len(column)}
+    if not types:
+        return pa.nulls(sum(map(len, columns)), pa.float64())
+    if len(types) == 1:
+        common = types.pop()
+    elif all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in types):
+        common = pa.float64()
+    else:
+        common = pa.string()
+    arrays = [column.cast(common) if column.null_count < len(column) else pa.nulls(len(column), common) for column in columns]
+    return pa.concat_arrays(arrays)
+
+
+def _strata(column: pa.Array) -> NDArray[np.int64]:
+    """Labels as a few codes, -1 where missing: the values themselves, or deciles of a number with many."""
+    codes = _codes(column)
+    if codes.max(initial=-1) < MAX_STRATA or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        return codes
+    values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    known = np.isfinite(values)
+    edges = np.unique(np.quantile(values[known], np.linspace(0.1, 0.9, 9))) if known.any() else np.zeros(0)
+    return np.where(known, np.searchsorted(edges, values), -1).astype(np.int64)
+
+
+def _codes(column: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
+    """Distinct values as codes; -1 for null and NaN."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if pa.types.is_floating(array.type):
+        array = pc.if_else(pc.is_nan(array), None, array)
+    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    codes: NDArray[np.int64] = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes
+
+
+def _times(column: pa.ChunkedArray, name: str) -> NDArray[np.float64]:
+    where = f"split.time, column {name!r}"
+    if column.null_count:
+        raise PolytaskError(f"{column.null_count} rows have no time", where=where, mend="Fill them or drop these rows.")
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("us")).cast(pa.int64())
+    try:
+        return column.cast(pa.float64()).to_numpy().astype(np.float64)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        mend = "Give a column of dates or numbers."
+        raise PolytaskError(f"not a time: {error}", where=where, found=str(column.type), mend=mend) from None
+
+
+def _any(present: Mapping[str, torch.Tensor], fitted: FittedTask, rows: NDArray[np.bool_]) -> bool:
+    return bool(present[fitted.task.name].numpy()[rows].any())
+
+
+def _without_labels(task: str, part: str) -> str:
+    return f"task {task!r} has no label in the {part} rows"

@@ -1,0 +1,203 @@
+"""Recipe: a whole experiment as one object, which is also one YAML file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from polytask.balancer import Balancer
+from polytask.columns import ColumnKind
+from polytask.component import FAMILY_MARK, Component, Settings
+from polytask.encoder import Encoder
+from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.head import Head
+from polytask.sharing import Sharing
+from polytask.source import Source
+from polytask.splitting import Split
+from polytask.task import Task
+from polytask.trainer import Trainer
+
+FAMILIES: dict[str, type[Component]] = {
+    family.family: family for family in (Source, Task, Encoder, Sharing, Head, Balancer)
+}
+
+
+class Recipe(Settings):
+    """What to learn from what, and how.
+
+    Args:
+        sources: Where rows come from: source objects, file paths or data frames.
+        tasks: What to predict.
+        encoder: What turns the input columns into features.
+        sharing: How the tasks share the encoder.
+        head: For tasks that do not have one of their own.
+        balancer: What turns the tasks' losses into one update.
+        trainer: Epochs, optimizer, early stopping.
+        split: Which rows choose and which rows judge.
+        columns: The kind of an input column, where the guess from its values is wrong.
+        drop: Columns that are not inputs.
+        primary: The tasks whose validation loss chooses the epoch; empty for all.
+        unlabeled: What to do where a task has no label in the training rows: stop with an error, or keep its untrained head.
+        seed: Of the split, the initial weights, dropout and the order of rows.
+
+    Raises:
+        PolytaskError: Two tasks or sources have the same name, or a name does not exist.
+
+    Example:
+        >>> from polytask.sources import CSV
+        >>> from polytask.tasks import Regression
+        >>> recipe = Recipe(sources=[CSV("houses.csv")], tasks=[Regression("price")], balancer="dwa")
+        >>> Recipe.from_yaml_text(recipe.to_yaml()) == recipe
+        True
+    """
+
+    sources: tuple[Source, ...] = Field(min_length=1)
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    encoder: Encoder = Field(default_factory=partial(Encoder.coerce, "table"))
+    sharing: Sharing = Field(default_factory=partial(Sharing.coerce, "hard"))
+    head: Head = Field(default_factory=partial(Head.coerce, "linear"))
+    balancer: Balancer = Field(default_factory=partial(Balancer.coerce, "equal"))
+    trainer: Trainer = Trainer()
+    split: Split = Split()
+    columns: Mapping[str, ColumnKind] = Field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+    primary: tuple[str, ...] = ()
+    unlabeled: Literal["error", "keep"] = "error"
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        tasks = [task.name for task in self.tasks]
+        sources = [source.label for source in self.sources]
+        for words, what, mend in ((tasks, "tasks", "Name them apart: a=file.csv:column."), (sources, "sources", "Give each a name.")):
+            twice = sorted({word for word in words if words.count(word) > 1})
+            if twice:
+                raise PolytaskError(f"two {what} are called {listed(map(repr, twice))}", where=what, mend=mend)
+        for name in self.primary:
+            if name not in tasks:
+                raise PolytaskError(f"no task {name!r}", where="primary", mend=did_you_mean(name, tasks))
+        for task in self.tasks:
+            if task.source is not None and task.source not in sources:
+                mend = did_you_mean(task.source, sources)
+                raise PolytaskError(f"no source {task.source!r}", where=f"task {task.name!r}", mend=mend)
+        return self
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, changes: Sequence[str] = ()) -> Recipe:
+        """Read a recipe from a file; ``changes`` are texts such as ``"trainer.epochs=5"``.
+
+        Raises:
+            PolytaskError: No such file, not YAML, or an unknown field or kind.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PolytaskError(f"cannot read the recipe: {error}", where=str(path)) from None
+        return cls.from_yaml_text(text, changes, where=str(path))
+
+    @classmethod
+    def from_yaml_text(cls, text: str, changes: Sequence[str] = (), where: str = "recipe") -> Recipe:
+        """As ``from_yaml``, from a text."""
+        try:
+            fields = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise PolytaskError("not valid YAML", where=where, found=" ".join(str(error).split())) from None
+        if not isinstance(fields, dict):
+            mend = "A recipe has at least sources: and tasks:. `polytask init` writes one."
+            raise PolytaskError("not a recipe", where=where, found=type(fields).__name__, mend=mend)
+        return cls(**changed(fields, changes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """As YAML, with every default written out."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=120)
+
+    @classmethod
+    def json_schema(cls) -> dict[str, Any]:
+        """The JSON schema of a recipe file, with every kind of every family that can be imported, for editors to complete from."""
+        schema = cls.model_json_schema(mode="validation")
+        definitions = schema.setdefault("$defs", {})
+        for family in FAMILIES.values():
+            choices = []
+            for kind in family.kinds():
+                try:
+                    plugin = family.find(kind)
+                except PolytaskError:  # its extra is not installed, so it cannot be used either
+                    continue
+                own = plugin.model_json_schema(mode="validation")
+                definitions.update(own.pop("$defs", {}))
+                own["properties"] = {"kind": {"const": kind}, **own.get("properties", {})}
+                own["required"] = ["kind", *own.get("required", [])]
+                definitions[f"{family.family}.{kind}"] = own
+                choices.append({"$ref": f"#/$defs/{family.family}.{kind}"})
+            definitions[family.family] = {"anyOf": [{"enum": family.kinds()}, *choices]}
+        return dict(_with_references(schema))
+
+
+def changed(fields: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """A recipe's plain values after changes such as ``"trainer.epochs=5"`` or ``"tasks.price.weight=2"``; values are read as YAML.
+
+    Raises:
+        PolytaskError: A change has no "=", or its path leads nowhere.
+
+    Example:
+        >>> changed({"trainer": {"epochs": 9}}, ["trainer.epochs=5", "balancer=dwa"])
+        {'trainer': {'epochs': 5}, 'balancer': 'dwa'}
+    """
+    result: dict[str, Any] = json.loads(json.dumps(fields, default=str))
+    for change in changes:
+        path, equals, value = change.partition("=")
+        if not equals:
+            raise PolytaskError(f"{change!r} does not say what to set", where="--set", mend="Write it as field.field=value.")
+        *parents, last = path.split(".")
+        place: Any = result
+        for depth, key in enumerate(parents):
+            place = _step(place, key, ".".join(parents[: depth + 1]))
+        try:
+            read = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise PolytaskError(f"cannot read the value {value!r}", where=f"--set {path}", mend="Values are YAML.") from None
+        if isinstance(place, list):
+            place[_index(place, last, path)] = read
+        else:
+            place[last] = read
+    return result
+
+
+def _step(place: Any, key: str, path: str) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, key, path)]
+    inner = place.setdefault(key, {})
+    if isinstance(inner, str):  # a kind alone, as in `balancer: dwa`
+        inner = place[key] = {"kind": inner}
+    if not isinstance(inner, dict | list):
+        raise PolytaskError(f"{path!r} is a single value", where="--set", found=repr(inner))
+    return inner
+
+
+def _index(items: list[Any], key: str, path: str) -> int:
+    names = [str(item.get("name", i)) if isinstance(item, dict) else str(i) for i, item in enumerate(items)]
+    if key in names:
+        return names.index(key)
+    if key.isdecimal() and int(key) < len(items):
+        return int(key)
+    raise PolytaskError(f"no {key!r} at {path!r}", where="--set", mend=did_you_mean(key, names))
+
+
+def _with_references(node: Any) -> Any:
+    """The schema with each family's mark replaced by a reference to its kinds."""
+    if isinstance(node, dict):
+        if FAMILY_MARK in node:
+            rest = {key: value for key, value in node.items() if key not in (FAMILY_MARK, "default")}
+            return {**rest, "$ref": f"#/$defs/{node[FAMILY_MARK]}"}
+        return {key: _with_references(value) for key, value in node.items()}
+    return [_with_references(item) for item in node] if isinstance(node, list) else node

@@ -1,0 +1,53 @@
+"""The sharing contract: how the tasks share the stages of an encoder."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from polytask.batch import Features, FeatureSpec, Inputs
+from polytask.component import Component
+from polytask.encoder import TrunkPlan
+
+StageOutputs = tuple[Features, ...]
+
+
+class SharedTrunk(nn.Module):
+    """What a sharing scheme builds: inputs to each task's features.
+
+    ``forward(inputs, tasks)`` returns for every one of ``tasks`` the outputs of its stem and stages, whose shapes are ``specs``.
+    """
+
+    specs: tuple[FeatureSpec, ...]
+
+    @abstractmethod
+    def forward(self, inputs: Sequence[Inputs], tasks: Sequence[str]) -> Mapping[str, StageOutputs]:
+        """Features per task."""
+
+    def penalty(self) -> Tensor | None:
+        """The regularizer Omega that is added to the sum of losses, a scalar; None where there is none."""
+        return None
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """What is worth plotting: gate weights, stitch matrices."""
+        return {}
+
+
+class Sharing(Component, family="sharings"):
+    """How tasks share stages. To add a scheme, write ``sharings/<kind>.py`` with one class that has ``build``.
+
+    A scheme sees only a TrunkPlan, so it works on every kind of input. Which parameters two or more tasks reach is found from the
+    losses, not named here.
+
+    Class attributes:
+        independent: True where no parameter is shared: clipping, schedule and early stopping are then per task.
+    """
+
+    independent: ClassVar[bool] = False
+
+    @abstractmethod
+    def build(self, plan: TrunkPlan, tasks: Sequence[str]) -> SharedTrunk:
+        """Make the trunk from as many copies of the plan's stem and stages as the scheme needs."""

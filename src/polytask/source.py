@@ -1,0 +1,297 @@
+"""The Source contract: where rows come from. The currency inside polytask is a ``pyarrow.Table`` of plain types."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self, cast
+
+import narwhals as nw
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from polytask.component import Component
+from polytask.errors import PolytaskError, did_you_mean, listed
+
+HELD_OUT = ("validation", "test")
+
+
+class Source(Component, family="sources"):
+    """Where rows come from: a file, a data frame, arrays.
+
+    Attributes:
+        name: What the source is called in messages and in ``--task maths=student-mat.csv:G3``; the file's stem by default.
+        inputs: The columns to use as inputs; None means all but the targets and the dropped ones.
+        validation: The source's own validation part, of the same type as its main datum; None lets the split draw one.
+        test: The source's own test part, likewise.
+
+    Class attributes:
+        datum: The field that holds the main datum, which ``validation`` and ``test`` take the place of.
+        suffixes: The file name endings that mean this kind, such as ``(".csv",)``.
+    """
+
+    name: str | None = None
+    inputs: tuple[str, ...] | None = None
+    validation: Any = None
+    test: Any = None
+
+    datum: ClassVar[str] = "path"
+    suffixes: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def read(self) -> pa.Table:
+        """The main datum as a table of plain types (see ``plain_table``).
+
+        Raises:
+            PolytaskError: The data are not there or cannot be read.
+        """
+
+    @property
+    def label(self) -> str:
+        """What messages call this source: its name, else the file's stem, else its kind."""
+        return self.name or self.kind
+
+    def parts(self) -> dict[str, pa.Table]:
+        """The table of each part the source brings: "main", and "validation" and "test" where given.
+
+        A held-out part is read with the same options and has the main part's columns, in their order.
+
+        Raises:
+            PolytaskError: A held-out part lacks columns of the main part, or one of them cannot be read.
+
+        Example:
+            >>> from polytask.sources import Frame
+            >>> source = Frame({"area": [80, 120], "price": [1.5, 2.5]}, test={"price": [3.0], "area": [90]})
+            >>> {part: table.to_pydict() for part, table in source.parts().items()}
+            {'main': {'area': [80, 120], 'price': [1.5, 2.5]}, 'test': {'area': [90], 'price': [3.0]}}
+        """
+        tables = {"main": self.read()}
+        columns = tables["main"].column_names
+        for part in HELD_OUT:
+            if (datum := getattr(self, part)) is not None:
+                nothing_held_out = dict.fromkeys(HELD_OUT)
+                table = self.model_copy(update={**nothing_held_out, self.datum: datum}).read()
+                lacking = [column for column in columns if column not in table.column_names]
+                if lacking:
+                    what = f"the {part} part lacks {len(lacking)} of the main part's {len(columns)} columns: {listed(lacking)}"
+                    raise PolytaskError(what, where=self.label, mend=did_you_mean(lacking[0], table.column_names))
+                tables[part] = table.select(columns)
+        return tables
+
+    def anchored(self) -> Self:
+        """The same source wherever the process goes on: with absolute paths where it has any."""
+        return self
+
+    def fingerprint(self) -> str:
+        """The sha256, in hexadecimal, of the rows of all parts: the same rows and column names give the same digest."""
+        digest = hashlib.sha256()
+        for part, table in self.parts().items():
+            digest.update(f"{part} {table.num_rows}\n".encode())
+            for name, column in zip(table.column_names, table.columns, strict=True):
+                digest.update(f"{name!r} {column.type}\n".encode())
+                _update_digest(digest, column)
+        return digest.hexdigest()
+
+    @classmethod
+    def coerce(cls, value: object) -> Self:
+        """As ``Component.coerce``; a string is a path here, since no source is complete with its kind alone.
+
+        Example:
+            >>> Source.coerce("houses.csv").label
+            'houses'
+        """
+        return cast("Self", open_source(value)) if isinstance(value, str | Path) else super().coerce(value)
+
+    @classmethod
+    def from_value(cls, value: object) -> Self | None:
+        """A data frame or a two-dimensional array as a source; None for anything else."""
+        return None if _kind_of(value) is None else cast("Self", open_source(value))
+
+
+def open_source(value: object, *, like: Sequence[Source] = (), **options: Any) -> Source:
+    """The source that fits a value.
+
+    Args:
+        value: A path (its suffix gives the kind, looking through ``.gz``; an unknown suffix means CSV), any data frame that
+            narwhals knows (a lazy one is collected), a mapping of names to 1-D arrays, a 2-D NumPy array, or a source.
+        like: Sources whose options may hold for this value too: those of the one of the same kind and label, else those of the
+            only one of the same kind.
+        **options: Fields of that source, such as ``delimiter=";"``.
+
+    Raises:
+        PolytaskError: The value is none of these, or an option does not fit.
+
+    Example:
+        >>> open_source("houses.parquet").kind, open_source("adult.data.gz", header=False).kind
+        ('parquet', 'csv')
+        >>> open_source({"area": [80, 120]}).read().num_rows
+        2
+    """
+    if isinstance(value, Source):
+        return type(value)(**{**dict(value), **options})
+    kind = _kind_of(value)
+    if kind is None:
+        mend = "Give a path, a data frame, a mapping of names to 1-D arrays or a 2-D NumPy array."
+        raise PolytaskError("not something rows can be read from", found=_type_name(value), mend=mend)
+    found: Any = Source.find(kind)
+    new: Source = found(**{found.datum: (value, {}) if isinstance(value, np.ndarray) else value}, **options)
+    alike = [source for source in like if source.kind == kind]
+    template = next((source for source in alike if new.label == source.label), alike[0] if len(alike) == 1 else None)
+    if template is None:
+        return new
+    kept = {name: field for name, field in template if name not in (*HELD_OUT, found.datum, *options)}
+    return new.model_copy(update=kept)
+
+
+def like(original: object, table: pa.Table) -> Any:
+    """A table as the same kind of data as ``original``.
+
+    A data frame gives a frame of the same library (pandas keeps its index where the row counts agree, a lazy frame gives a lazy
+    one), arrays give a dict of arrays, and a path, or a frame that holds a query rather than rows, gives the table itself.
+
+    Example:
+        >>> like({"area": np.array([80, 120])}, pa.table({"price": [1.5, 2.5]}))
+        {'price': array([1.5, 2.5])}
+    """
+    if isinstance(original, np.ndarray | Mapping):
+        return {name: table[name].to_numpy() for name in table.column_names}
+    frame = _narwhals_frame(original)
+    if frame is None:
+        return table
+    library = frame.implementation
+    if not (library.is_pandas_like() or library.is_polars() or library.is_pyarrow()):
+        return table
+    answer = nw.from_arrow(table, backend=library)
+    if isinstance(frame, nw.LazyFrame):
+        return answer.lazy().to_native()
+    native = answer.to_native()
+    if library.is_pandas_like() and len(frame) == len(answer):
+        native.index = frame.to_native().index
+    return native
+
+
+def as_table(value: object) -> pa.Table:
+    """A data frame, or a mapping of names to 1-D arrays, as a table of plain types.
+
+    Raises:
+        PolytaskError: It is neither, its arrays differ in length, or a column mixes types.
+
+    Example:
+        >>> as_table({"area": [80, None], "kind": ["flat", "house"]}).to_pydict()
+        {'area': [80, None], 'kind': ['flat', 'house']}
+    """
+    if isinstance(value, Mapping):
+        return _stacked({str(name): np.asarray(array) for name, array in value.items()})
+    frame = _narwhals_frame(value)
+    if frame is None:
+        mend = "Give a data frame (pandas, polars, pyarrow, ...) or a mapping of names to 1-D arrays."
+        raise PolytaskError("not a data frame", found=_type_name(value), mend=mend)
+    eager = frame.collect() if isinstance(frame, nw.LazyFrame) else nw.maybe_reset_index(frame)
+    try:
+        return plain_table(eager.to_arrow())
+    except (pa.ArrowException, TypeError) as error:
+        raise PolytaskError(f"the data frame cannot become a table: {error}", mend="Give each column one type.") from error
+
+
+def plain_table(table: pa.Table) -> pa.Table:
+    """The table with plain types: int64, float64, bool, timestamp[us] (naive, UTC) and string.
+
+    Every missing cell is null, NaN too; categories become their values, durations and times of day their seconds; nested
+    columns stay as they are.
+
+    Raises:
+        PolytaskError: Two columns have the same name.
+
+    Example:
+        >>> table = plain_table(pa.table({"x": pa.array([1.5, float("nan")]), "y": pa.array([1, 2], pa.int8())}))
+        >>> [str(field.type) for field in table.schema], table["x"].null_count
+        (['double', 'int64'], 1)
+    """
+    twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
+    if twice:
+        raise PolytaskError(
+            f"{len(twice)} column names occur more than once: {listed(twice)}", mend="Give each column its own name."
+        )
+    return pa.table([_plain(column) for column in table.columns], names=[str(name) for name in table.column_names])
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """One column in its plain type."""
+    kind, types = column.type, pa.types
+    if types.is_dictionary(kind):
+        return _plain(column.cast(kind.value_type))
+    if types.is_integer(kind):
+        fits = kind != pa.uint64() or (pc.max(column).as_py() or 0) < 2**63
+        return column.cast(pa.int64() if fits else pa.float64(), safe=False)
+    if types.is_floating(kind) or types.is_decimal(kind):
+        numbers = column.cast(pa.float64(), safe=False)
+        return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
+    if types.is_large_string(kind) or types.is_string_view(kind):
+        return column.cast(pa.string())
+    if types.is_date(kind) or types.is_timestamp(kind):
+        return column.cast(pa.timestamp("us"), safe=False)
+    if types.is_time(kind) or types.is_duration(kind):
+        ticks = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}[kind.unit]
+        whole = column.cast(pa.int32()) if kind in (pa.time32("s"), pa.time32("ms")) else column.cast(pa.int64())
+        return pc.divide(whole.cast(pa.float64()), float(ticks))
+    return column
+
+
+def _stacked(arrays: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
+    """1-D arrays side by side, NaN and None as missing."""
+    for name, array in arrays.items():
+        if array.ndim != 1:
+            raise PolytaskError(
+                f"{name!r} is not one-dimensional", found=f"shape {array.shape}", mend="Give one array a column."
+            )
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        rows = listed(f"{name!r} has {length} rows" for name, length in lengths.items())
+        raise PolytaskError("columns of different lengths", found=rows, mend="Give each column one value a row.")
+    columns = []
+    for name, array in arrays.items():
+        try:
+            columns.append(pa.chunked_array([pa.array(array, from_pandas=True)]))
+        except (pa.ArrowException, TypeError) as error:
+            raise PolytaskError(f"column {name!r}: {error}", mend="Give each column one type.") from error
+    return plain_table(pa.table(columns, names=list(arrays)))
+
+
+def _narwhals_frame(value: object) -> nw.DataFrame[Any] | nw.LazyFrame[Any] | None:
+    try:
+        return cast("nw.DataFrame[Any] | nw.LazyFrame[Any]", nw.from_native(cast("Any", value)))
+    except TypeError:
+        return None
+
+
+def _kind_of(value: object) -> str | None:
+    """The kind of source that reads a value; None where none does."""
+    if isinstance(value, str | Path):
+        suffixes = [suffix.lower() for suffix in Path(value).suffixes if suffix.lower() != ".gz"]
+        kinds = Source.kinds()
+        if not suffixes or suffixes[-1][1:] in kinds:
+            return suffixes[-1][1:] if suffixes else "csv"
+        return next((kind for kind in kinds if suffixes[-1] in Source.find(kind).suffixes), "csv")
+    if isinstance(value, np.ndarray):
+        return "arrays"
+    return "frame" if isinstance(value, Mapping) or _narwhals_frame(value) is not None else None
+
+
+def _update_digest(digest: hashlib._Hash, column: pa.ChunkedArray) -> None:
+    """Feed a column's cells, whatever their chunks and whatever lies beneath its nulls."""
+    digest.update(np.packbits(pc.is_valid(column).to_numpy()).tobytes())
+    if column.type in (pa.int64(), pa.float64(), pa.bool_()):
+        digest.update(pc.fill_null(column, 0).to_numpy().tobytes())
+    elif pa.types.is_timestamp(column.type):
+        digest.update(pc.fill_null(column.cast(pa.int64()), 0).to_numpy().tobytes())
+    else:
+        for chunk in column.chunks:
+            digest.update("".join(f"{len(cell)}:{cell}" for cell in map(str, chunk.to_pylist())).encode())
+
+
+def _type_name(value: object) -> str:
+    shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
+    return f"{type(value).__name__}{shape}"

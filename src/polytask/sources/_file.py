@@ -1,0 +1,84 @@
+"""What the sources that read a file share: where it lies, its bytes, its fingerprint."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import zlib
+from pathlib import Path
+from typing import Any, Self
+
+from polytask.errors import PolytaskError, did_you_mean
+from polytask.source import HELD_OUT, Source
+
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+class FileSource(Source, abstract=True):
+    """A source that is a file.
+
+    Attributes:
+        path: The file, relative to the working directory; ``~`` is the home folder.
+        validation: The source's own validation file.
+        test: The source's own test file.
+    """
+
+    path: Path
+    validation: Path | None = None
+    test: Path | None = None
+
+    def __init__(self, path: str | Path | None = None, **fields: Any) -> None:
+        super().__init__(**(fields if path is None else {"path": path, **fields}))
+
+    @property
+    def label(self) -> str:
+        """The name, else the file's stem."""
+        return self.name or Path(self.path.name.removesuffix(".gz")).stem
+
+    def anchored(self) -> Self:
+        """The same files by their absolute paths."""
+        paths = {field: getattr(self, field) for field in ("path", *HELD_OUT)}
+        return self.model_copy(update={field: path and path.expanduser().absolute() for field, path in paths.items()})
+
+    def fingerprint(self) -> str:
+        """The sha256, in hexadecimal, of the bytes of its files."""
+        files = {"main": self.path, **{part: getattr(self, part) for part in HELD_OUT}}
+        digests = [f"{part} {hashlib.sha256(_raw_bytes(path)).hexdigest()}" for part, path in files.items() if path is not None]
+        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes, unpacked where it is gzipped.
+
+    Raises:
+        PolytaskError: There is no such file, it cannot be read, or its gzip data are broken.
+    """
+    data = _raw_bytes(path)
+    if not data.startswith(GZIP_MAGIC):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise PolytaskError(f"the gzip data are broken: {error}", where=str(path), mend="Fetch the file again.") from error
+
+
+def _raw_bytes(path: Path) -> bytes:
+    found = path.expanduser()
+    if not found.exists():
+        raise _no_such_file(found)
+    try:
+        return found.read_bytes()
+    except OSError as error:
+        raise PolytaskError(
+            f"cannot be read: {error.strerror}", where=str(path), mend="Give a file that can be read."
+        ) from error
+
+
+def _no_such_file(path: Path) -> PolytaskError:
+    folder = path.parent
+    if not folder.is_dir():
+        return PolytaskError(f"no folder {str(folder)!r}", where=str(path), mend="Paths are relative to the working directory.")
+    files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    return PolytaskError(
+        f"no file {path.name!r} in {str(folder.resolve())!r}", where=str(path), mend=did_you_mean(path.name, files)
+    )

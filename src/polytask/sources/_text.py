@@ -1,0 +1,275 @@
+"""Delimited text -> a table of cells as text -> typed columns. What CSV and ARFF share."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as arrow_csv
+
+from polytask.errors import PolytaskError, listed
+
+DELIMITERS = (",", ";", "\t", "|")
+SNIFFED_BYTES = 1 << 16
+BLOCK_BYTES = 1 << 24
+FIRST_CELLS = 100
+BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+LIKELY_ENCODINGS = ("utf-8", "gbk", "cp1252", "latin-1")
+
+# In the numbers a column is read as: text that a number would not give back (codes such as 00501, 0x1F), and whole numbers
+# with more digits than a float64 holds.
+CODES = r"^[+-]?0[0-9xX]|^[+-]?\d{16,}$"
+
+# A date in each order of year, month and day, rewritten to ISO 8601. Two digits of a year mean 1969-2068, as in POSIX.
+_AFTER = r"($|[ T])"
+DATE_ORDERS: dict[str, tuple[tuple[str, str], ...]] = {
+    "ymd": (
+        (r"^(\d{4})[-/.](\d\d)[-/.](\d\d?)" + _AFTER, r"\1-\2-0\3\4"),
+        (r"^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)", r"\1-\2-\3 \4:\5:\6"),
+    ),
+    "mdy": (
+        (r"^(\d\d)[-/.](\d\d)[-/.](\d{4})" + _AFTER, r"\3-\1-\2\4"),
+        (r"^(\d\d)/(\d\d)/([0-5]\d|6[0-8])" + _AFTER, r"20\3-\1-\2\4"),
+        (r"^(\d\d)/(\d\d)/(\d\d)" + _AFTER, r"19\3-\1-\2\4"),
+    ),
+    "dmy": (
+        (r"^(\d\d)[-/.](\d\d)[-/.](\d{4})" + _AFTER, r"\3-\2-\1\4"),
+        (r"^(\d\d)/(\d\d)/([0-5]\d|6[0-8])" + _AFTER, r"20\3-\2-\1\4"),
+        (r"^(\d\d)/(\d\d)/(\d\d)" + _AFTER, r"19\3-\2-\1\4"),
+    ),
+}
+DATE_LIKE = r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}($|[ T])|^\d{8}T\d{6}"
+
+
+def to_utf8(data: bytes, encoding: str, where: str) -> bytes:
+    """The bytes as UTF-8 without a byte-order mark.
+
+    Raises:
+        PolytaskError: The bytes are not in that encoding, told with the first bad byte and encodings that would fit.
+    """
+    try:
+        text = data.decode(encoding)
+        wrong = "\0" in text
+        reason = f"a NUL character at byte {data.find(0)}" if wrong else ""
+    except UnicodeDecodeError as error:
+        wrong, reason = True, f"byte {data[error.start]:#04x} at position {error.start}"
+    if not wrong:
+        utf8 = data if encoding.lower() in ("utf-8", "utf8") else text.encode()
+        return utf8.removeprefix(b"\xef\xbb\xbf")
+    mark = BYTE_ORDER_MARKS.get(data[:2]) or ("utf-16" if b"\0" in data[:SNIFFED_BYTES] else None)
+    options = [mark] if mark else [other for other in LIKELY_ENCODINGS if other != encoding and _decodes(data, other)]
+    mend = f"Say encoding: {' or '.join(options)}." if options else "Save the file as UTF-8."
+    raise PolytaskError(f"the file is not {encoding} text", where=where, found=reason, mend=mend)
+
+
+def without_comments(data: bytes, comment: str) -> bytes:
+    """The text with every line that begins with ``comment`` emptied, so that line numbers stay what they were."""
+    return re.sub(rb"^[ \t]*" + re.escape(comment.encode()) + rb"[^\r\n]*", b"", data, flags=re.MULTILINE)
+
+
+def sniff_delimiter(data: bytes, exclude: str = "") -> str:
+    r"""The delimiter that cuts most lines into as many cells as the first one; a comma where none does.
+
+    Example:
+        >>> sniff_delimiter(b"a;b\n1,5;2\n"), sniff_delimiter(b"a\tb\n1\t2\n"), sniff_delimiter(b"price\n1\n")
+        (';', '\t', ',')
+    """
+    head = data[:SNIFFED_BYTES].decode(errors="replace")
+    lines = head.splitlines(keepends=True)
+    complete = lines[:-1] if len(data) > SNIFFED_BYTES and len(lines) > 1 else lines
+
+    def merit(delimiter: str) -> tuple[bool, float, int]:
+        widths = [len(row) for row in csv.reader(complete, delimiter=delimiter, skipinitialspace=True) if row]
+        if not widths:
+            return False, 0.0, 0
+        return widths[0] > 1, widths.count(widths[0]) / len(widths), widths[0]
+
+    return max((option for option in DELIMITERS if option != exclude), key=merit)
+
+
+def read_cells(data: bytes, *, delimiter: str, header: bool, where: str) -> pa.Table:
+    """The cells as text; columns without a name in the header, or without a header, are column_1, column_2, ...
+
+    Blank lines are skipped, blanks between a delimiter and a quote too; a quoted cell may hold delimiters and line ends.
+
+    Raises:
+        PolytaskError: The text is empty or only a header, names occur twice, rows are ragged, or a quote never closes.
+    """
+    if not data.strip():
+        raise PolytaskError("the file is empty", where=where, mend="Give a file with a header and rows.")
+    data = _quotes_at_cell_starts(data, delimiter)
+    ragged: list[arrow_csv.InvalidRow] = []
+
+    def note(row: arrow_csv.InvalidRow) -> str:
+        ragged.append(row)
+        return "skip"
+
+    try:
+        table = arrow_csv.read_csv(
+            io.BytesIO(data),
+            arrow_csv.ReadOptions(block_size=BLOCK_BYTES, autogenerate_column_names=not header),
+            arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data, invalid_row_handler=note),
+            arrow_csv.ConvertOptions(default_column_type=pa.string()),
+        )
+    except pa.ArrowInvalid as error:
+        mend = "Look for a quote that opens and never closes."
+        raise PolytaskError(f"the text cannot be cut into rows: {error}", where=where, mend=mend) from error
+    if ragged:
+        raise _ragged_rows(data, delimiter, ragged[0].expected_columns, where)
+    names = _column_names(table.column_names if header else [""] * table.num_columns, where)
+    if not table.num_rows:
+        raise PolytaskError("the file has a header but no rows", where=where, mend="If it has no header, say header: false.")
+    _refuse_open_quote(data, table, where)
+    return table.rename_columns(names)
+
+
+def typed(
+    text: pa.ChunkedArray, *, missing: tuple[str, ...], strip: str, decimal: str, date_order: str | None
+) -> pa.ChunkedArray:
+    """A column of text as int64, float64, bool or timestamp[us] where every cell reads as one, else as text.
+
+    Args:
+        text: The cells.
+        missing: What means a missing cell, once blanks around it are removed; an empty cell always does.
+        strip: Characters removed from both ends of the cells of a column that would else stay text.
+        decimal: The decimal mark, "." or ",".
+        date_order: "ymd", "mdy" or "dmy"; None takes the first of them that reads every cell.
+
+    Example:
+        >>> def read(*cells):
+        ...     column = typed(pa.chunked_array([cells]), missing=("NA",), strip=".", decimal=".", date_order=None)
+        ...     return str(column.type), column.to_pylist()
+        >>> read("1", " 2 ", "NA"), read("1", "2.5"), read("00501", "10001")
+        (('int64', [1, 2, None]), ('double', [1.0, 2.5]), ('string', ['00501', '10001']))
+        >>> read("1/13/11")[1], read("13/1/11")[1], read("<=50K.", "<=50K")[1]
+        ([datetime.datetime(2011, 1, 13, 0, 0)], [datetime.datetime(2011, 1, 13, 0, 0)], ['<=50K', '<=50K'])
+    """
+    nothing = ("", *missing)
+    text = or_missing(pc.utf8_trim_whitespace(text), nothing)
+    values = _values(text, decimal, date_order)
+    if values is None and strip:
+        text = or_missing(pc.utf8_trim(text, strip + " \t"), nothing)
+        values = _values(text, decimal, date_order)
+    return text if values is None else values
+
+
+def or_missing(text: pa.ChunkedArray, nothing: tuple[str, ...]) -> pa.ChunkedArray:
+    """The cells, null where one means that nothing is there."""
+    return pc.if_else(pc.is_in(text, pa.array(nothing, pa.string())), pa.scalar(None, pa.string()), text)
+
+
+def as_numbers(text: pa.ChunkedArray, decimal: str = ".") -> pa.ChunkedArray | None:
+    """The cells as int64, else as float64 with null for NaN; None where one of them is no number."""
+    if decimal == ",":
+        if pc.any(pc.match_substring(text, ".")).as_py():
+            return None
+        text = pc.replace_substring(text, ",", ".")
+    if (whole := _cast(text, pa.int64())) is not None:
+        return whole
+    numbers = _cast(text, pa.float64())
+    return None if numbers is None else pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
+
+
+def _values(text: pa.ChunkedArray, decimal: str, date_order: str | None) -> pa.ChunkedArray | None:
+    """The column in the narrowest type that reads every cell; None where it is text."""
+    present = text.drop_null()
+    if not len(present):
+        return pa.chunked_array([pa.nulls(len(text))])
+    first = present[0].as_py()
+    if pc.match_substring_regex(first, DATE_LIKE).as_py():
+        return _as_dates(text, date_order)
+    if first.lower() in ("true", "false"):
+        return _cast(text, pa.bool_())
+    numbers = as_numbers(text, decimal)
+    return None if numbers is None or _holds_codes(text) else numbers
+
+
+def _holds_codes(text: pa.ChunkedArray) -> bool:
+    # A regular expression costs ten times a prefix test, so it looks only at the cells that may match.
+    suspect = pc.or_(pc.match_substring(pc.utf8_slice_codeunits(text, 0, 2), "0"), pc.greater(pc.binary_length(text), 15))
+    return bool(pc.any(pc.match_substring_regex(text.filter(suspect), CODES)).as_py())
+
+
+def _as_dates(text: pa.ChunkedArray, date_order: str | None) -> pa.ChunkedArray | None:
+    for iso in _as_iso_dates(text, date_order):
+        for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
+            if (dates := _cast(iso, kind)) is not None:
+                return dates.cast(pa.timestamp("us"))
+    return None
+
+
+def _as_iso_dates(text: pa.ChunkedArray, date_order: str | None) -> Iterator[pa.ChunkedArray]:
+    """The cells rewritten to ISO 8601, once for each order of year, month and day that is to be tried."""
+    if date_order in (None, "ymd"):
+        yield text
+    padded = pc.replace_substring_regex(text, r"\b(\d)([-/.:])", r"0\1\2")
+    padded = pc.replace_substring_regex(padded, r"^(\d+[-/.]\d+[-/.])(\d)($|[ T])", r"\10\2\3")
+    for order in DATE_ORDERS if date_order is None else (date_order,):
+        iso = padded
+        for pattern, replacement in DATE_ORDERS[order]:
+            iso = pc.replace_substring_regex(iso, pattern, replacement)
+        yield iso
+
+
+def _cast(text: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
+    # Arrow words an error for every cell that fails, 200 times the cost of a cell that does not: so a few cells go first.
+    try:
+        text.slice(0, FIRST_CELLS).cast(kind)
+        return text.cast(kind)
+    except pa.ArrowInvalid:
+        return None
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _quotes_at_cell_starts(data: bytes, delimiter: str) -> bytes:
+    """The text with blanks between a delimiter and a quoted cell removed: a quote quotes only where it opens the cell."""
+    mark = re.escape(delimiter.encode())
+    if delimiter == "\t" or not re.search(mark + rb' +"', data):
+        return data
+    return re.sub(rb"(^|" + mark + rb') *("(?:[^"]|"")*") *(?=' + mark + rb"|[\r\n]|\Z)", rb"\1\2", data, flags=re.MULTILINE)
+
+
+def _column_names(given: list[str], where: str) -> list[str]:
+    names = [name.strip() or f"column_{position}" for position, name in enumerate(given, start=1)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        mend = "Rename them in the file, or give names; if the file has no header, say header: false."
+        raise PolytaskError(f"{len(twice)} column names occur more than once: {listed(twice)}", where=where, mend=mend)
+    return names
+
+
+def _ragged_rows(data: bytes, delimiter: str, expected: int, where: str) -> PolytaskError:
+    """Which lines have too few or too many cells: Arrow counts rows, people count lines."""
+    reader = csv.reader(io.StringIO(data.decode(), newline=""), delimiter=delimiter)
+    wrong, line = [], 1
+    try:
+        for row in reader:
+            if row and len(row) != expected:
+                wrong.append((line, len(row)))
+            line = reader.line_num + 1
+    except csv.Error:
+        return PolytaskError(f"line {line} opens a quote that never closes", where=where, mend='Close it, or double it: "".')
+    found = listed(f"line {line} has {cells}" for line, cells in wrong)
+    mend = "Mend those lines; a cell that holds the delimiter needs quotes; lines of comments need the option comment."
+    return PolytaskError(f"{len(wrong)} rows do not have {expected} cells", where=where, found=found, mend=mend)
+
+
+def _refuse_open_quote(data: bytes, table: pa.Table, where: str) -> None:
+    """A quote that never closes swallows the rest of the file without a word."""
+    if data.count(b'"') % 2 == 0:
+        return
+    last = [cell for column in table.columns if (cell := column[-1].as_py()) and "\n" in cell.strip()]
+    if last:
+        line = data.count(b"\n") - last[-1].count("\n") + 1
+        raise PolytaskError(f"line {line} opens a quote that never closes", where=where, mend='Close it, or double it: "".')

@@ -1,0 +1,61 @@
+"""Rows from NumPy arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import model_validator
+
+from polytask.errors import PolytaskError, listed
+from polytask.source import HELD_OUT, as_table
+from polytask.sources._memory import MemorySource
+
+
+class Arrays(MemorySource):
+    """NumPy arrays: inputs x of shape [N, D] and a mapping of names to targets of shape [N].
+
+    Attributes:
+        names: The D names of the inputs' columns; x0, x1, ... by default.
+        validation: The source's own validation rows, as a pair (x, targets).
+        test: The source's own test rows, likewise.
+
+    Raises:
+        PolytaskError: x is not two-dimensional, row counts differ, or the names do not fit.
+
+    Example:
+        >>> source = Arrays(np.array([[80.0, 3.0], [120.0, 4.0]]), {"price": np.array([1.5, 2.5])}, names=["area", "rooms"])
+        >>> source.read().to_pydict()
+        {'area': [80.0, 120.0], 'rooms': [3.0, 4.0], 'price': [1.5, 2.5]}
+    """
+
+    names: tuple[str, ...] | None = None
+
+    def __init__(self, x: Any = None, targets: Mapping[str, Any] | None = None, **fields: Any) -> None:
+        super().__init__(**(fields if x is None else {"data": (x, targets or {}), **fields}))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pairs_to_tables(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        pairs = {part: fields[part] for part in ("data", *HELD_OUT) if isinstance(fields.get(part), tuple)}
+        tables = {part: _table(pair, fields.get("names"), part) for part, pair in pairs.items()}
+        return {**fields, **tables}
+
+
+def _table(pair: tuple[Any, Mapping[str, Any]], given: tuple[str, ...] | None, part: str) -> pa.Table:
+    x, targets = np.asarray(pair[0]), pair[1]
+    if x.ndim != 2:
+        found, mend = f"shape {x.shape} in {part}", "Give one row per example: x[:, None] where there is one input."
+        raise PolytaskError("x is not an array of shape [N, D]", where="arrays", found=found, mend=mend)
+    names = list(given) if given is not None else [f"x{index}" for index in range(x.shape[1])]
+    if len(names) != x.shape[1]:
+        found = f"{len(names)} names for {x.shape[1]} columns in {part}"
+        raise PolytaskError("names do not fit x", where="arrays", found=found, mend="Give one name per column of x.")
+    twice = sorted({name for name in names if names.count(name) > 1 or name in targets})
+    if twice:
+        raise PolytaskError(
+            f"names occur more than once: {listed(twice)}", where="arrays", mend="Give each column its own name."
+        )
+    return as_table({**{name: x[:, index] for index, name in enumerate(names)}, **targets})

@@ -1,0 +1,94 @@
+"""Rows from a CSV file, or any text with one row a line and a delimiter between cells."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import AfterValidator, Field
+
+from polytask.errors import PolytaskError
+from polytask.sources import _text
+from polytask.sources._file import FileSource, read_bytes
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError("no such encoding; utf-8, latin-1, cp1252, gbk and utf-16 are common ones") from None
+    return name
+
+
+class CSV(FileSource):
+    r"""A CSV file: every cell is text first, and a column gets the narrowest type that reads all its cells.
+
+    The types are int64, float64, boolean (true or false in any case), timestamp (ISO 8601, 20141013T000000, month/day/year,
+    day/month/year: the first order that reads every cell) and else text. Codes with leading zeros, such as 00501, stay text.
+    Blanks around cells are removed, a byte-order mark and blank lines are skipped, gzip is unpacked.
+
+    Attributes:
+        delimiter: What stands between cells; None finds out which of comma, semicolon, tab and | it is.
+        header: Whether the first row holds the names.
+        names: The columns' names, in place of the header's or where there is none; column_1, column_2, ... by default.
+        encoding: The text's encoding.
+        comment: Lines that begin with this are skipped.
+        missing: What means a missing cell, besides an empty one.
+        strip: Characters removed from both ends of cells of text, such as the "." that ends the labels of ``adult.test``.
+        decimal: The decimal mark of numbers.
+        date_order: The order of year, month and day, where not every file with these columns tells it.
+
+    Raises:
+        PolytaskError: The file is not there, empty, only a header or not in that encoding; its rows are ragged; names occur
+            twice or do not fit.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "houses.csv")
+        >>> _ = path.write_text("id; sold;price;waterfront\n00501;3/25/11;1,5;true\n00502;4/1/11;NA;false\n")
+        >>> table = CSV(path, decimal=",").read()
+        >>> [(field.name, str(field.type)) for field in table.schema]
+        [('id', 'string'), ('sold', 'timestamp[us]'), ('price', 'double'), ('waterfront', 'bool')]
+        >>> table["price"].to_pylist()
+        [1.5, None]
+    """
+
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    header: bool = True
+    names: tuple[str, ...] | None = None
+    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
+    comment: Annotated[str, Field(min_length=1)] | None = None
+    missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
+    strip: str = ""
+    decimal: Literal[".", ","] = "."
+    date_order: Literal["ymd", "mdy", "dmy"] | None = None
+
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".tab", ".txt")
+
+    def __init__(self, path: str | Path | None = None, **fields: Any) -> None:
+        super().__init__(path, **fields)
+
+    def read(self) -> pa.Table:
+        """The file as a table of typed columns."""
+        where = str(self.path)
+        data = _text.to_utf8(read_bytes(self.path), self.encoding, where)
+        if self.comment:
+            data = _text.without_comments(data, self.comment)
+        delimiter = self.delimiter or _text.sniff_delimiter(data, exclude=self.decimal)
+        table = self._renamed(_text.read_cells(data, delimiter=delimiter, header=self.header, where=where))
+        columns = [
+            _text.typed(column, missing=self.missing, strip=self.strip, decimal=self.decimal, date_order=self.date_order)
+            for column in table.columns
+        ]
+        return pa.table(columns, names=table.column_names)
+
+    def _renamed(self, table: pa.Table) -> pa.Table:
+        if self.names is None:
+            return table
+        if len(self.names) != table.num_columns:
+            what = f"{len(self.names)} names for {table.num_columns} columns"
+            found = f"a first row of {', '.join(str(column[0]) for column in table.columns[:4])}, ..."
+            raise PolytaskError(what, where=str(self.path), found=found, mend="Give one name per column.")
+        return table.rename_columns(list(self.names))

@@ -1,0 +1,40 @@
+"""Rows from a Parquet file."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from polytask.errors import PolytaskError
+from polytask.source import plain_table
+from polytask.sources._file import FileSource, read_bytes
+
+
+class Parquet(FileSource):
+    """A Parquet file; its types are kept, but for widths: see ``plain_table``.
+
+    Raises:
+        PolytaskError: The file is not there, is not Parquet, or two columns share a name.
+
+    Example:
+        >>> Parquet("houses.parquet").to_dict()["path"]
+        'houses.parquet'
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = (".parquet", ".pq")
+
+    def read(self) -> pa.Table:
+        """The file as a table of plain types."""
+        data = read_bytes(self.path)
+        try:
+            table = pyarrow.parquet.read_table(pa.BufferReader(data))
+        except pa.ArrowException as error:
+            raise PolytaskError(
+                f"not a Parquet file: {error}", where=str(self.path), mend="Give the kind: csv, say."
+            ) from error
+        try:
+            return plain_table(table)
+        except PolytaskError as error:
+            raise error.inside(str(self.path)) from None

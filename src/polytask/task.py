@@ -1,0 +1,271 @@
+"""The task contract: one thing to predict, how its raw values become a target, and how an output becomes an answer."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, field_serializer, model_validator
+from torch import Tensor
+
+from polytask.component import Component, Settings
+from polytask.errors import PolytaskError, did_you_mean
+from polytask.head import Head
+from polytask.scorer import Scorer, user_scorer
+
+NULL_LOSS_FLOOR = 1e-8
+
+
+class Codec(Settings):
+    """What a task learned from its training labels; plain values, written to the manifest.
+
+    Attributes:
+        width: How many numbers the task reads from its head.
+        classes: The classes in order, as the values found in the column; empty where the target is a number.
+        center: Subtracted from a numeric target.
+        scale: Divides a numeric target.
+        start: The output that predicts the best constant, ``width`` numbers.
+        null_loss: The loss of that constant on the training labels; None where the task has no such thing.
+        n_labels: How many training rows have a label.
+        dtype: The arrow type of the answers.
+    """
+
+    width: int = 1
+    classes: tuple[bool | int | float | str, ...] = ()
+    center: float = 0.0
+    scale: float = 1.0
+    start: tuple[float, ...] = (0.0,)
+    null_loss: float | None = None
+    n_labels: int = 0
+    dtype: str = "double"
+
+
+class Task(Component, family="tasks"):
+    """One thing to predict.
+
+    To add a kind, write ``tasks/<kind>.py`` with one class that has the abstract methods below. The order of use is: ``fit_target``
+    on the training labels gives a Codec; ``encode`` turns a column into targets; ``row_losses`` compares a head's output with them;
+    ``estimate`` turns an output into probabilities or a mean; ``views`` says these in the column's own units; ``answer`` makes columns.
+
+    Args:
+        name: The task's name, and its column where ``column`` is not given.
+        column: The column that holds the labels.
+        source: The name of the source that labels this task; None where only one source has the column.
+        weight: Multiplies the task's normalized loss.
+        loss: A callable ``(output [B, width], target [B]) -> [B]`` in place of the task's own loss.
+        metrics: Names of metrics, or callables ``(y_true, y_pred) -> float`` on NumPy arrays; None for the task's own choice.
+        head: The head; None for the recipe's.
+    """
+
+    default_metrics: ClassVar[tuple[str, ...]] = ()
+    couples_rows: ClassVar[bool] = False
+    has_constant: ClassVar[bool] = True
+
+    name: str = Field(min_length=1)
+    column: str | None = None
+    source: str | None = None
+    weight: float = Field(default=1.0, gt=0)
+    loss: str | Callable[..., Any] | None = None
+    metrics: tuple[str | Callable[..., Any], ...] | None = None
+    head: Head | None = None
+
+    def __init__(self, name: str = "", **fields: Any) -> None:
+        super().__init__(name=name, **fields)
+
+    @model_validator(mode="after")
+    def _loss_is_callable(self) -> Task:
+        if isinstance(self.loss, str) and not self.loss.startswith("external:"):
+            mend = "Leave it out for the task's own loss, or give a callable (output, target) -> one loss per row."
+            raise PolytaskError(f"no loss {self.loss!r} for a {self.kind} task", where=f"task {self.name!r}", mend=mend)
+        return self
+
+    @field_serializer("loss")
+    def _serialized_loss(self, loss: str | Callable[..., Any] | None) -> str | None:
+        return loss if loss is None or isinstance(loss, str) else f"external:{getattr(loss, '__name__', 'loss')}"
+
+    @field_serializer("metrics")
+    def _serialized_metrics(self, metrics: tuple[str | Callable[..., Any], ...] | None) -> list[str] | None:
+        if metrics is None:
+            return None
+        return [m if isinstance(m, str) else f"external:{getattr(m, '__name__', 'metric')}" for m in metrics]
+
+    @property
+    def label_column(self) -> str:
+        """The column that holds the labels."""
+        return self.column or self.name
+
+    @abstractmethod
+    def fit_target(self, column: pa.Array) -> Codec:
+        """Learn classes, center and scale from the training labels (no nulls); ``start`` and ``null_loss`` are found afterwards.
+
+        Raises:
+            PolytaskError: The labels are of the wrong type, or constant.
+        """
+
+    @abstractmethod
+    def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
+        """Targets ``[N, ...]`` and which rows have one.
+
+        Raises:
+            PolytaskError: A label cannot be read, or is a class that training has not seen.
+        """
+
+    @abstractmethod
+    def row_losses(self, output: Float[Tensor, "B width"], target: Tensor) -> Float[Tensor, " B"]:
+        """The task's own loss, one value per row. A task that ``couples_rows`` returns what belongs to each anchor row."""
+
+    @abstractmethod
+    def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
+        """Probabilities, or a mean on the target's scale: what may be averaged over an ensemble's members."""
+
+    @abstractmethod
+    def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
+        """An estimate in the column's own units, under the names that metrics read: "value", "label", "probability"."""
+
+    @abstractmethod
+    def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
+        """The columns that ``predict`` writes."""
+
+    @abstractmethod
+    def scorers(self, codec: Codec) -> dict[str, Scorer]:
+        """All metrics this task knows, by name."""
+
+    def best_constant(self, target: Tensor, codec: Codec) -> Float[Tensor, " width"]:
+        """The output that minimizes the task's own loss when it is the same for every row."""
+        return torch.zeros(codec.width)
+
+    def truth(self, target: Tensor, codec: Codec) -> Tensor:
+        """Targets in the units of ``views``: what metrics compare with."""
+        return target
+
+    def chosen_scorers(self, codec: Codec) -> dict[str, Scorer]:
+        """The metrics asked for, or the task's own choice.
+
+        Raises:
+            PolytaskError: No metric has that name.
+        """
+        known, chosen = self.scorers(codec), {}
+        for metric in self.default_metrics if self.metrics is None else self.metrics:
+            if isinstance(metric, str):
+                if metric.startswith("external:"):
+                    continue  # a callable of the person who trained the model, which a bundle does not hold
+                if metric not in known:
+                    raise PolytaskError(f"no metric {metric!r}", where=f"task {self.name!r}", mend=did_you_mean(metric, known))
+                chosen[metric] = known[metric]
+            else:
+                scorer = user_scorer(metric, known)
+                chosen[scorer.name] = scorer
+        return chosen
+
+
+@dataclass(frozen=True)
+class FittedTask:
+    """A task with what it learned from the training labels."""
+
+    task: Task
+    codec: Codec
+    members: int = 1
+
+    @classmethod
+    def fit(cls, task: Task, column: pa.Array) -> FittedTask:
+        """Fit the codec, the best constant and its loss on the training labels of ``column`` (nulls are missing labels)."""
+        labels = column.drop_null()
+        codec = task.fit_target(labels)
+        target, _ = task.encode(labels, codec)
+        fitted = cls(task, codec.model_copy(update={"n_labels": len(labels)}))
+        return fitted._with_constant(target) if len(labels) else fitted
+
+    def losses(self, output: Tensor, target: Tensor) -> Float[Tensor, " B"]:
+        """One loss per row, before normalization; the mean over members of an ensemble (output ``[B, members, width]``).
+
+        Raises:
+            PolytaskError: A user's loss did not return one value per row.
+        """
+        if self.members == 1:
+            return self._losses(output, target)
+        if self.task.couples_rows:
+            return torch.stack([self._losses(member, target) for member in output.unbind(1)]).mean(0)
+        losses = self._losses(output.flatten(0, 1), target.repeat_interleave(self.members, 0))
+        return losses.view(-1, self.members).mean(1)
+
+    def views(self, output: Tensor) -> dict[str, Tensor]:
+        """An output in the column's own units."""
+        estimate = self.task.estimate(output.flatten(0, 1) if self.members > 1 else output)
+        if self.members > 1:
+            estimate = estimate.unflatten(0, (-1, self.members)).mean(1)
+        return self.task.views(estimate, self.codec)
+
+    def constant_views(self, n_rows: int) -> dict[str, Tensor]:
+        """What the best constant prediction says of ``n_rows`` rows."""
+        output = torch.tensor(self.codec.start).expand(n_rows, -1)
+        return self.task.views(self.task.estimate(output), self.codec)
+
+    def _losses(self, output: Tensor, target: Tensor) -> Tensor:
+        if not callable(self.task.loss):
+            return self.task.row_losses(output, target)
+        losses = self.task.loss(output, target)
+        if not isinstance(losses, Tensor) or losses.shape != target.shape[:1]:
+            found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+            mend = f"Return a tensor of shape ({len(target)},), without taking the mean."
+            raise PolytaskError("the loss must give one value per row", where=f"task {self.task.name!r}", found=found, mend=mend)
+        return losses
+
+    def _with_constant(self, target: Tensor) -> FittedTask:
+        if not self.task.has_constant:
+            return self
+        start = self.task.best_constant(target, self.codec).float()
+        if callable(self.task.loss):
+            start = self._minimized(start, target)
+        null = float(self._losses(start.expand(len(target), -1), target).double().mean())
+        found = {"start": tuple(start.tolist()), "null_loss": max(null, NULL_LOSS_FLOOR) if math.isfinite(null) else None}
+        return FittedTask(self.task, self.codec.model_copy(update=found), self.members)
+
+    def _minimized(self, start: Tensor, target: Tensor) -> Tensor:
+        """The best constant under a user's loss, from the best under the task's own."""
+        output = start.double().requires_grad_()
+        optimizer = torch.optim.LBFGS([output], max_iter=100, line_search_fn="strong_wolfe")
+        value = target.double() if target.is_floating_point() else target
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = self._losses(output.expand(len(value), -1), value).mean()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        with torch.enable_grad():
+            optimizer.step(closure)
+        return output.detach().float() if bool(torch.isfinite(output).all()) else start
+
+
+def numbers(column: pa.Array, where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A column as float64, NaN where missing.
+
+    Raises:
+        PolytaskError: It holds text, or infinite values.
+    """
+    try:
+        text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        values = column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
+        example = next(value for value in column.drop_null().to_pylist() if not _is_number(value)) if text else column.type
+        mend = "Mend these cells, say which text means missing, or choose a task for classes such as multiclass."
+        raise PolytaskError("the labels are not numbers", where=where, found=repr(example), mend=mend) from None
+    infinite = np.flatnonzero(np.isinf(values))
+    if len(infinite):
+        raise PolytaskError(f"{len(infinite)} labels are infinite", where=where, found=f"row {infinite[0] + 1}", mend="Mend or drop them.")
+    return values
+
+
+def _is_number(value: object) -> bool:
+    try:
+        float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -1,0 +1,110 @@
+"""What the tasks with classes share: finding the classes in a column, and going from values to codes and back."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.task import Codec, Task
+
+ClassValue = bool | int | float | str
+MAX_CLASSES = 10_000
+
+
+class ClassTask(Task, abstract=True):
+    """A task whose labels are one of a few classes.
+
+    Args:
+        classes: The classes in order; None for those found in the training labels, sorted.
+    """
+
+    classes: tuple[ClassValue, ...] | None = None
+
+    def fit_target(self, column: pa.Array) -> Codec:
+        where = f"task {self.name!r}, column {self.label_column!r}"
+        found = self.classes if self.classes is not None else _sorted_classes(column, where)
+        self.check_classes(found, where)
+        return Codec(width=self.width(len(found)), classes=found, start=(0.0,) * self.width(len(found)))
+
+    def check_classes(self, classes: tuple[ClassValue, ...], where: str) -> None:
+        """Raise a PolytaskError where these classes do not fit the task."""
+        if len(classes) < 2:
+            found = f"only {classes[0]!r}" if classes else "no label"
+            mend = "Leave this task out, or give its classes."
+            raise PolytaskError("a task with classes needs two of them in the training rows", where=where, found=found, mend=mend)
+
+    @abstractmethod
+    def width(self, n_classes: int) -> int:
+        """How many numbers the head gives."""
+
+    def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
+        text, known = _text(column), [_class_text(value) for value in codec.classes]
+        codes = pc.index_in(text, value_set=pa.array(known, pa.string()))
+        present = text.is_valid().to_numpy(zero_copy_only=False)
+        codes = codes.fill_null(-1).to_numpy(zero_copy_only=False)
+        unseen = np.flatnonzero(present & (codes < 0))
+        if len(unseen):
+            values = text.take(pa.array(unseen)).unique().to_pylist()
+            raise PolytaskError(
+                f"{len(unseen)} labels are of a class that the training rows do not have",
+                where=f"task {self.name!r}, column {self.label_column!r}",
+                found=listed(map(repr, values)),
+                mend=f"{did_you_mean(values[0], known)} Mend or drop these rows, or give the task all its classes.",
+            )
+        return torch.from_numpy(np.maximum(codes, 0).astype(np.int64)), torch.from_numpy(present)
+
+    def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
+        values = pa.array(list(codec.classes))
+        columns = {self.name: values.take(pa.array(views["label"].numpy()))}
+        if probabilities:
+            shares = views["probability"]
+            shares = shares if shares.ndim == 2 else torch.stack([1 - shares, shares], 1)
+            for index, value in enumerate(codec.classes):
+                columns[f"{self.name}:{_class_text(value)}"] = pa.array(shares[:, index].numpy())
+        return columns
+
+
+def frequencies(target: Tensor, n_classes: int) -> Tensor:
+    """The share of each class, float64 ``[K]``, with half a row for a class that has none."""
+    counts = torch.bincount(target, minlength=n_classes).double().clamp(min=0.5)
+    return counts / counts.sum()
+
+
+def _sorted_classes(column: pa.Array, where: str) -> tuple[ClassValue, ...]:
+    values = _whole(column).unique().drop_null()
+    if len(values) > MAX_CLASSES:
+        mend = "If it is a number choose regression; if it is free text it cannot be a class."
+        raise PolytaskError(f"{len(values)} different labels are too many classes", where=where, mend=mend)
+    try:
+        return tuple(sorted(values.to_pylist()))
+    except TypeError as error:
+        raise PolytaskError(f"cannot sort the classes ({error})", where=where, mend="Give them as text, numbers or booleans.") from None
+
+
+def _whole(column: pa.Array) -> pa.Array:
+    """Numbers that are all whole as integers: a column of integers with holes often arrives as floats."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_floating(column.type):
+        column = pc.if_else(pc.is_nan(column), None, column)
+        if pc.all(pc.equal(column, pc.floor(column)), min_count=0).as_py():
+            return column.cast(pa.int64())
+    return column
+
+
+def _text(column: pa.Array) -> pa.Array:
+    return _whole(column).cast(pa.string())
+
+
+def _class_text(value: ClassValue) -> str:
+    text: Any = pa.scalar(value).cast(pa.string()).as_py()
+    return str(text)

@@ -1,0 +1,80 @@
+"""A count, predicted by the rate of a Poisson distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from polytask.errors import PolytaskError
+from polytask.scorer import Scorer
+from polytask.task import Codec, Task, numbers
+from polytask.tasks._metrics import count_scorers
+
+MAX_LOG_RATE = 20.0
+
+
+class Count(Task):
+    """How many: whole numbers from 0, with half the Poisson deviance y log(y/r) - (y - r) as loss and a log link.
+
+    The deviance differs from the Poisson negative log-likelihood by what does not depend on the rate r; unlike that, it is never
+    negative, so that dividing by the loss of the best constant means something. Target and rate are divided by the training mean,
+    and the log rate is held below 20, where exp would overflow the metrics.
+
+    Example:
+        >>> task = Count("casual")
+        >>> task.row_losses(torch.zeros(2, 1), torch.tensor([1.0, 0.0]))
+        tensor([0., 1.])
+    """
+
+    paper: ClassVar[str] = "McCullagh and Nelder 1989, Generalized Linear Models, section 2.3"
+    default_metrics: ClassVar[tuple[str, ...]] = ("r2", "poisson_deviance", "mae")
+
+    def fit_target(self, column: pa.Array) -> Codec:
+        values = self._counts(column)
+        if not len(values):
+            return Codec()
+        if values.min() == values.max():
+            mend = "A constant needs no network: leave this task out."
+            raise PolytaskError("all training labels are equal", where=f"task {self.name!r}", found=f"{values[0]:g}", mend=mend)
+        return Codec(scale=float(values.mean()))
+
+    def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
+        values = self._counts(column) / codec.scale
+        return torch.from_numpy(np.nan_to_num(values).astype(np.float32)), torch.from_numpy(~np.isnan(values))
+
+    def best_constant(self, target: Tensor, codec: Codec) -> Float[Tensor, " width"]:
+        return target.mean().log().reshape(1)
+
+    def row_losses(self, output: Float[Tensor, "B width"], target: Tensor) -> Float[Tensor, " B"]:
+        log_rate = output[:, 0].clamp(max=MAX_LOG_RATE)
+        return torch.xlogy(target, target) - target * log_rate - target + log_rate.exp()
+
+    def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
+        return output[:, 0].clamp(max=MAX_LOG_RATE).exp()
+
+    def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
+        return {"value": estimate.double() * codec.scale}
+
+    def truth(self, target: Tensor, codec: Codec) -> Tensor:
+        return target.double() * codec.scale
+
+    def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
+        return {self.name: pa.array(views["value"].numpy())}
+
+    def scorers(self, codec: Codec) -> dict[str, Scorer]:
+        return count_scorers()
+
+    def _counts(self, column: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        where = f"task {self.name!r}, column {self.label_column!r}"
+        values = numbers(column, where)
+        negative = np.flatnonzero(values < 0)
+        if len(negative):
+            found = f"{values[negative[0]]:g} in row {negative[0] + 1}"
+            raise PolytaskError(f"{len(negative)} counts are negative", where=where, found=found, mend="Use a regression task.")
+        return values
