@@ -35,7 +35,7 @@ bench: .venv/.core
 
 clean:
 	rm -rf demo-run build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find src tests benchmarks examples -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./.venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.core: $(PINNED) | $(BIN)/python
 	$(INSTALL) .

@@ -57,8 +57,11 @@ class State:
         return State({key: value[index] for key, value in self.per_task.items()}, self.common)
 
     def with_rows(self, index: Int[Tensor, " T"], other: State) -> State:
-        """This state with the rows of some tasks, and what is common, replaced."""
-        per_task = {key: value.index_copy(0, index, other.per_task[key]) for key, value in self.per_task.items()}
+        """This state with the rows of some tasks, and what is common, replaced; it takes their precision and device."""
+        new = other.per_task
+        per_task = {
+            key: value.to(new[key]).index_copy(0, index.to(new[key].device), new[key]) for key, value in self.per_task.items()
+        }
         return State(per_task, other.common)
 
 

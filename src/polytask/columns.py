@@ -132,8 +132,7 @@ class InputCodec(Settings):
         categories: list[CategoryFeature] = []
         constant: list[str] = []
         for name in names:
-            kind = chosen.setdefault(name, describe_column(table[name])[0])
-            cells = _Cells(name, kind, table[name])
+            cells = _Cells(name, chosen.setdefault(name, _guess(name, table[name])), table[name])
             found = cells.number_features(n_bins), cells.category_features(max_categories)
             numbers += found[0]
             categories += found[1]
@@ -196,9 +195,10 @@ def describe_column(column: pa.ChunkedArray) -> tuple[ColumnKind, str]:
     Example:
         >>> describe_column(pa.chunked_array([["north", "south", "north"]]))
         ('category', 'text with 2 different values')
-        >>> describe_column(pa.chunked_array([[3, 4, 3]]))
-        ('number', 'whole numbers from 3 to 4, 2 of them; say category if they are codes without an order')
+        >>> describe_column(pa.chunked_array([[3, 4, 3, 6]]))
+        ('number', '3 different whole numbers from 3 to 6; say category if they are codes without an order')
     """
+    column = _decoded(column)
     kind, types = column.type, pa.types
     present = column.drop_null()
     if not len(present):
@@ -223,15 +223,16 @@ def describe_column(column: pa.ChunkedArray) -> tuple[ColumnKind, str]:
         return "number", f"numbers {limits}"
     if unique and n_values == len(present):
         return "number", f"whole numbers {limits}, no two alike: drop it if it names the rows"
-    hint = "; say category if they are codes without an order" if 2 <= n_values <= 20 else ""
-    return "number", f"whole numbers {limits}, {n_values} of them{hint}"
+    hint = "; say category if they are codes without an order" if 3 <= n_values <= 20 else ""
+    return "number", f"{n_values} different whole numbers {limits}{hint}"
 
 
 class _Cells:
     """A column read as its kind, from which features are fitted and computed."""
 
     def __init__(self, name: str, kind: ColumnKind, column: pa.ChunkedArray) -> None:
-        self.name, self.kind = name, kind
+        self.name, self.kind, column = name, kind, _decoded(column)
+        self.missing: NDArray[np.bool_]
         if kind == "category":
             self.column, self.text = column, _as_text(name, column)
             self.missing = pc.is_null(self.text).to_numpy()
@@ -277,7 +278,8 @@ class _Cells:
         """The feature's number for every row, in [-10, 10], 0 where the cell is missing."""
         if feature.part == "missing":
             return self.missing.astype(np.float32)
-        scaled: Floats = (self._number(feature.part) - feature.mean) / feature.deviation
+        with np.errstate(over="ignore"):
+            scaled: Floats = (self._number(feature.part) - feature.mean) / feature.deviation
         np.clip(scaled, -CLIP, CLIP, out=scaled)
         scaled[self.missing] = 0.0
         return scaled
@@ -337,14 +339,12 @@ def _edges(values: Floats, n_bins: int) -> tuple[float, ...]:
     levels, counts = np.unique(values, return_counts=True)
     atoms = counts > len(values) / n_bins
     n_quantiles = max(n_bins + 1 - int(atoms.sum()), 2)
-    quantiles = [levels[[0, -1]]]
+    edges = levels[atoms]
     if not atoms.all():
-        # Quantiles of the sorted levels repeated by their counts, without repeating them.
         reached = np.cumsum(counts[~atoms])
         ranks = np.linspace(0, reached[-1] - 1, n_quantiles)
-        quantiles.append(levels[~atoms][np.searchsorted(reached, ranks, side="right")])
-    edges = np.unique(np.round(np.concatenate([levels[atoms], *quantiles]), EDGE_DECIMALS))
-    return tuple(edges.tolist())
+        edges = np.concatenate([edges, levels[~atoms][np.searchsorted(reached, ranks, side="right")]])
+    return tuple(np.unique(np.round(edges, EDGE_DECIMALS)).tolist())
 
 
 def _most_frequent(text: pa.ChunkedArray, limit: int) -> tuple[str, ...]:
@@ -445,6 +445,16 @@ def _number_or_none(text: str) -> float | None:
         return None
 
 
+def _guess(name: str, column: pa.ChunkedArray) -> ColumnKind:
+    try:
+        return describe_column(column)[0]
+    except PolytaskError as error:
+        raise error.inside(f"column {name!r}") from None
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
 def _is_text(kind: pa.DataType) -> bool:
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(value) or pa.types.is_large_string(value) or pa.types.is_string_view(value))
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -36,6 +36,17 @@ class Settings(BaseModel):
             raise explain_validation(error, type(self).__name__, list(type(self).model_fields)) from None
 
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def located(value: object, inner: core_schema.ValidatorFunctionWrapHandler, info: core_schema.ValidationInfo) -> Any:
+            try:
+                return inner(value)
+            except PolytaskError as error:
+                raise (error.inside(info.field_name) if info.field_name else error) from None
+
+        return core_schema.with_info_wrap_validator_function(located, handler(source))
+
+
 class Component(Settings):
     """The root of everything that can be named in a recipe.
 
@@ -139,7 +150,7 @@ class Component(Settings):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         if not cls.is_abstract:
-            return handler(source)
+            return super().__get_pydantic_core_schema__(source, handler)
 
         def validate(value: object, info: core_schema.ValidationInfo) -> Component:
             try:

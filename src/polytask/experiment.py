@@ -76,8 +76,8 @@ class Run:
         Raises:
             PolytaskError: Input columns are missing or of another type, or a name is unknown.
         """
-        given = self._open(data)
-        answers = self.bundle.predict(given.read(), tasks, source=self._like(given, source), probabilities=probabilities)
+        given, table = self._open(data, source)
+        answers = self.bundle.predict(table, tasks, source=self._like(given, source), probabilities=probabilities)
         return answers if isinstance(data, Source) else like(data, answers)
 
     def evaluate(self, data: object, *, source: str | None = None) -> Scores:
@@ -90,8 +90,8 @@ class Run:
         Raises:
             PolytaskError: No label column is there, or one could belong to tasks of several sources.
         """
-        given = self._open(data)
-        table, chosen = given.read(), self._like(given, source)
+        given, table = self._open(data, source)
+        chosen = self._like(given, source)
         index = self.bundle.input_set(table, chosen)
         labels = self._labels(table, chosen)
         return score(self.bundle, self.bundle.dataset(table, index, labels), self.recipe.seed)
@@ -142,11 +142,15 @@ class Run:
             shutil.rmtree(draft, ignore_errors=True)
         return place
 
-    def _open(self, data: object) -> Source:
-        """Open new rows with the reading options of the source they are like: the one of the same name, or the only one."""
-        if isinstance(data, Source):
-            return data
-        return open_source(data, like=self.recipe.sources)
+    def _open(self, data: object, source: str | None) -> tuple[Source, pa.Table]:
+        """New rows, read with the options of the training source they are like: that of the same name, else of the same kind."""
+        given = data if isinstance(data, Source) else open_source(data)
+        alike = [item for item in self.recipe.sources if item.kind == given.kind]
+        if isinstance(data, Source) or not alike:
+            return given, given.read()
+        named = [item for item in alike if item.label in (source, given.label)]
+        needed = {name for part in self.bundle.manifest.inputs for name in part.codec.names}
+        return given, (named or alike)[0].read_other(getattr(given, given.datum), needed)
 
     def _like(self, given: Source, source: str | None) -> str | None:
         labels = [item.label for item in self.recipe.sources]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import polytask
 from polytask.batch import Dataset
@@ -16,6 +17,7 @@ from polytask.model import outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.scores import Scores, score_task
+from polytask.task import FittedTask
 from polytask.trainer import Epoch, train
 
 
@@ -69,20 +71,34 @@ def score(bundle: Bundle, data: Dataset, seed: int = 0) -> Scores:
     """The metrics of every task on the rows that have its label, with intervals, beside the best constant prediction.
 
     Raises:
-        PolytaskError: No row has a label.
+        PolytaskError: No row has a label, or a metric fails.
     """
-    present = {task: data.present[task] for task in data.tasks if bool(data.present[task].any())}
-    if not present:
+    scores = {}
+    for fitted, views, truth in _judged(bundle, data):
+        task = fitted.task
+        constant = fitted.constant_views(len(truth)) if task.has_constant else {}
+        scorers = task.chosen_scorers(fitted.codec)
+        scores[task.name] = score_task(task.name, task.kind, scorers, views, constant, truth, seed=seed)
+    if not scores:
         raise PolytaskError("no row has a label of any task", where="scores", mend="Give rows with label columns.")
-    scores = []
+    return Scores(scores)
+
+
+def metric_values(bundle: Bundle, data: Dataset) -> dict[str, dict[str, float]]:
+    """The metrics of every task alone, without intervals."""
+    values = {}
+    for fitted, views, truth in _judged(bundle, data):
+        scorers = fitted.task.chosen_scorers(fitted.codec)
+        values[fitted.task.name] = {name: float(s.compute(views[s.reads], truth)) for name, s in scorers.items()}
+    return values
+
+
+def _judged(bundle: Bundle, data: Dataset) -> Iterator[tuple[FittedTask, dict[str, Tensor], Tensor]]:
+    """Each task that has labels, with its predictions and the truth on the rows that have one."""
+    present = {task: data.present[task] for task in data.tasks if bool(data.present[task].any())}
     for task, output in outputs_on(bundle.model, data, list(present)).items():
         fitted, rows = bundle.tasks[task], present[task]
-        views, n_rows = fitted.views(output[rows]), int(rows.sum())
-        truth = fitted.task.truth(data.targets[task][rows], fitted.codec)
-        scorers = fitted.task.chosen_scorers(fitted.codec)
-        constant = fitted.constant_views(n_rows) if fitted.task.has_constant else {}
-        scores.append(score_task(task, fitted.task.kind, scorers, views, constant, truth, seed=seed))
-    return Scores({item.task: item for item in scores})
+        yield fitted, fitted.views(output[rows]), fitted.task.truth(data.targets[task][rows], fitted.codec)
 
 
 def row_losses(bundle: Bundle, data: Dataset) -> dict[str, NDArray[np.float64]]:

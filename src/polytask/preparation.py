@@ -159,11 +159,11 @@ def _split(recipe: Recipe, item: _Loaded) -> None:
     for name in chosen:
         if name not in names:
             raise PolytaskError(f"no task {name!r}", where="split.stratify", mend=did_you_mean(name, names))
-    strata = {t.name: _strata(label_array(t, item.table)) for t in item.tasks if t.name in chosen} if split.time is None else {}
+    strata = {t.name: _strata(label_array(t, item.table), item.parts == FREE) for t in item.tasks if t.name in chosen}
     item.parts = assign(
         split,
         len(item.table),
-        labels=strata,
+        labels={} if split.time is not None else strata,
         groups=None if split.group is None else _codes(item.table.column(split.group)),
         times=None if split.time is None else _times(item.table.column(split.time), split.time),
         seed=recipe.seed if split.seed is None else split.seed,
@@ -224,14 +224,15 @@ def _joined(columns: Sequence[pa.Array]) -> pa.Array:
     return pa.concat_arrays(arrays)
 
 
-def _strata(column: pa.Array) -> NDArray[np.int64]:
-    """Labels as a few codes, -1 where missing: the values themselves, or deciles of a number with many."""
+def _strata(column: pa.Array, free: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Labels as a few codes, -1 where missing: the values themselves, or the deciles (of the free rows) of a number with many."""
     codes = _codes(column)
     if codes.max(initial=-1) < MAX_STRATA or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return codes
     values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     known = np.isfinite(values)
-    edges = np.unique(np.quantile(values[known], np.linspace(0.1, 0.9, 9))) if known.any() else np.zeros(0)
+    drawn = values[known & free]
+    edges = np.unique(np.quantile(drawn, np.linspace(0.1, 0.9, 9))) if len(drawn) else np.zeros(0)
     return np.where(known, np.searchsorted(edges, values), -1).astype(np.int64)
 
 

@@ -1,15 +1,19 @@
-"""Scorer: one metric of one task, as a task offers it."""
+"""Scorer: one metric of one task, as a task offers it, and a user's own metric as one."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
-import torch
 from torch import Tensor
+from torchmetrics import Metric
+
+from polytask.errors import PolytaskError, did_you_mean
 
 View = Literal["value", "label", "probability"]
+LOWER_IS_BETTER = ("_error", "_loss", "_deviance")
 
 
 @dataclass(frozen=True)
@@ -17,13 +21,85 @@ class Scorer:
     """One metric of one task.
 
     Attributes:
-        name: What it is called.
-        compute: ``(prediction, target) -> number``.
+        name: What it is called in recipes and tables.
+        compute: ``(prediction, target) -> number``, nan where it is undefined on these rows.
         higher_is_better: Whether more is better.
-        reads: Which view of the prediction it compares with the target.
+        reads: Which view of the prediction it compares with the target: "value" [N] in the column's units, "label" (int64 class
+            codes [N]) or "probability" ([N] of the second of two classes, else [N, K]).
     """
 
     name: str
     compute: Callable[[Tensor, Tensor], Tensor | float]
     higher_is_better: bool
     reads: View
+
+
+def user_scorer(metric: Callable[..., Any], known: Mapping[str, Scorer]) -> Scorer:
+    """A user's own metric as a scorer.
+
+    A function is called as scikit-learn's metrics are, ``metric(y_true, y_pred)``, on NumPy arrays in the column's units or,
+    for classes, of their int64 codes. Two attributes of it are read: ``higher_is_better`` (without it scikit-learn's rule
+    holds: lower is better where the name ends in _error, _loss or _deviance) and ``reads`` ("value", "label" or
+    "probability"; without it "label" or "value", whichever the task has). A ``torchmetrics.Metric`` object says itself
+    whether higher is better; where it is one for classes it is given probabilities.
+
+    Args:
+        metric: A named function, or a torchmetrics Metric object.
+        known: The task's own scorers: the views that they read are the views that there are.
+
+    Raises:
+        PolytaskError: It is a class or a lambda, or does not say what it reads or whether higher is better.
+
+    Example:
+        >>> def within_ten(y_true, y_pred):
+        ...     return (abs(y_true - y_pred) <= 10).mean()
+        >>> scorer = user_scorer(within_ten, {})
+        >>> scorer.name, scorer.higher_is_better, scorer.reads
+        ('within_ten', True, 'value')
+    """
+    if isinstance(metric, type):
+        found, mend = f"the class {metric.__name__}", f"Give an object: {metric.__name__}(...)."
+        raise PolytaskError("a metric is a function or an object", where="metrics", found=found, mend=mend)
+    views = {scorer.reads for scorer in known.values()}
+    usual: View = "label" if "label" in views else "value"
+    if isinstance(metric, Metric):
+        for_classes = "probability" in views and type(metric).__module__.startswith("torchmetrics.classification")
+        return _metric_scorer(metric, _reads(metric, "probability" if for_classes else usual))
+    name = _name(metric)
+    higher_is_better = bool(getattr(metric, "higher_is_better", not name.endswith(LOWER_IS_BETTER)))
+
+    def compute(prediction: Tensor, target: Tensor) -> float:
+        return float(metric(target.numpy(), prediction.numpy()))
+
+    return Scorer(name, compute, higher_is_better, _reads(metric, usual))
+
+
+def _metric_scorer(metric: Metric, reads: View) -> Scorer:
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(metric).__name__).lower()
+    if metric.higher_is_better is None:
+        mend = "Wrap it in a function (y_true, y_pred) that has the attribute higher_is_better."
+        raise PolytaskError(f"{type(metric).__name__} does not say whether higher is better", where="metrics", mend=mend)
+    own = metric.clone()  # the user's object keeps what it has gathered
+
+    def compute(prediction: Tensor, target: Tensor) -> Tensor:
+        own.reset()
+        own.update(prediction, target)
+        value: Tensor = own.compute()
+        return value
+
+    return Scorer(name, compute, metric.higher_is_better, reads)
+
+
+def _reads(metric: Callable[..., Any], usual: View) -> View:
+    reads, views = getattr(metric, "reads", usual), get_args(View)
+    if reads not in views:
+        raise PolytaskError(f"no view {reads!r} of a prediction", where="metrics", mend=did_you_mean(str(reads), views))
+    return cast("View", reads)
+
+
+def _name(metric: Callable[..., Any]) -> str:
+    function = getattr(metric, "func", metric)  # what functools.partial wraps
+    name = getattr(function, "__name__", type(function).__name__)
+    if name == "<lambda>":
+        raise PolytaskError("a lambda has no name to print", where="metrics", mend="Write the metric as a function with def.")
+    return str(name)

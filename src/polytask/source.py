@@ -49,6 +49,18 @@ class Source(Component, family="sources"):
             PolytaskError: The data are not there or cannot be read.
         """
 
+    def read_other(self, datum: Any, needed: Collection[str]) -> pa.Table:
+        """Other rows, such as those to predict, read with the same options; ``needed`` are the columns that they should have.
+
+        Raises:
+            PolytaskError: The data are not there or cannot be read.
+        """
+        return self.with_datum(datum).read()
+
+    def with_datum(self, datum: Any, **options: Any) -> Self:
+        """The same source with another main datum, and nothing held out."""
+        return self.model_copy(update={**dict.fromkeys(HELD_OUT), self.datum: datum, **options})
+
     @property
     def label(self) -> str:
         """What messages call this source: its name, else the file's stem, else its kind."""
@@ -72,8 +84,7 @@ class Source(Component, family="sources"):
         columns = tables["main"].column_names
         for part in HELD_OUT:
             if (datum := getattr(self, part)) is not None:
-                nothing_held_out = dict.fromkeys(HELD_OUT)
-                table = self.model_copy(update={**nothing_held_out, self.datum: datum}).read()
+                table = self.with_datum(datum).read()
                 lacking = [column for column in columns if column not in table.column_names]
                 if lacking:
                     what = f"the {part} part lacks {len(lacking)} of the main part's {len(columns)} columns: {listed(lacking)}"
@@ -111,14 +122,12 @@ class Source(Component, family="sources"):
         return None if _kind_of(value) is None else cast("Self", open_source(value))
 
 
-def open_source(value: object, *, like: Sequence[Source] = (), **options: Any) -> Source:
+def open_source(value: object, **options: Any) -> Source:
     """The source that fits a value.
 
     Args:
         value: A path (its suffix gives the kind, looking through ``.gz``; an unknown suffix means CSV), any data frame that
             narwhals knows (a lazy one is collected), a mapping of names to 1-D arrays, a 2-D NumPy array, or a source.
-        like: Sources whose options may hold for this value too: those of the one of the same kind and label, else those of the
-            only one of the same kind.
         **options: Fields of that source, such as ``delimiter=";"``.
 
     Raises:
@@ -137,13 +146,7 @@ def open_source(value: object, *, like: Sequence[Source] = (), **options: Any) -
         mend = "Give a path, a data frame, a mapping of names to 1-D arrays or a 2-D NumPy array."
         raise PolytaskError("not something rows can be read from", found=_type_name(value), mend=mend)
     found: Any = Source.find(kind)
-    new: Source = found(**{found.datum: (value, {}) if isinstance(value, np.ndarray) else value}, **options)
-    alike = [source for source in like if source.kind == kind]
-    template = next((source for source in alike if new.label == source.label), alike[0] if len(alike) == 1 else None)
-    if template is None:
-        return new
-    kept = {name: field for name, field in template if name not in (*HELD_OUT, found.datum, *options)}
-    return new.model_copy(update=kept)
+    return cast("Source", found(**{found.datum: (value, {}) if isinstance(value, np.ndarray) else value}, **options))
 
 
 def like(original: object, table: pa.Table) -> Any:
@@ -185,15 +188,17 @@ def as_table(value: object) -> pa.Table:
     """
     if isinstance(value, Mapping):
         return _stacked({str(name): np.asarray(array) for name, array in value.items()})
-    frame = _narwhals_frame(value)
-    if frame is None:
-        mend = "Give a data frame (pandas, polars, pyarrow, ...) or a mapping of names to 1-D arrays."
-        raise PolytaskError("not a data frame", found=_type_name(value), mend=mend)
-    eager = frame.collect() if isinstance(frame, nw.LazyFrame) else nw.maybe_reset_index(frame)
     try:
+        frame = _narwhals_frame(value)
+        if frame is None:
+            mend = "Give a data frame (pandas, polars, pyarrow, ...) or a mapping of names to 1-D arrays."
+            raise PolytaskError("not a data frame", found=_type_name(value), mend=mend)
+        eager = frame.collect() if isinstance(frame, nw.LazyFrame) else nw.maybe_reset_index(frame)
         return plain_table(eager.to_arrow())
-    except (pa.ArrowException, TypeError) as error:
-        raise PolytaskError(f"the data frame cannot become a table: {error}", mend="Give each column one type.") from error
+    except (pa.ArrowException, nw.exceptions.NarwhalsError, TypeError) as error:
+        why = " ".join(str(error).split())
+        mend = "Give each column a name of its own and one type."
+        raise PolytaskError(f"the data frame cannot become a table: {why}", mend=mend) from error
 
 
 def plain_table(table: pa.Table) -> pa.Table:
@@ -244,9 +249,8 @@ def _stacked(arrays: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
     """1-D arrays side by side, NaN and None as missing."""
     for name, array in arrays.items():
         if array.ndim != 1:
-            raise PolytaskError(
-                f"{name!r} is not one-dimensional", found=f"shape {array.shape}", mend="Give one array a column."
-            )
+            found = f"shape {array.shape}"
+            raise PolytaskError(f"column {name!r} is not one-dimensional", found=found, mend="Give one array per column.")
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:
         rows = listed(f"{name!r} has {length} rows" for name, length in lengths.items())

@@ -26,14 +26,14 @@ class Split(Settings):
     Attributes:
         validation: The share of rows that chooses: stops the training, compares settings. 0 for none.
         test: The share of rows that judges, looked at once. 0 for none.
-        stratify: Give every part the same shares of each task's classes (of the quantile bins of its numbers): all tasks', those
-            of the tasks named, or none's.
+        stratify: Give every part the same shares of each task's classes (of the quantile bins of its numbers): true for all
+            tasks, or the names of some.
         group: A column; rows that are alike in it go to the same part.
         time: A column; the earliest rows train, later ones validate, the latest test, and rows of one time stay together.
         seed: The seed of the draw, where it is not to follow the recipe's.
 
     Raises:
-        PolytaskError: The shares leave no training rows, or ``time`` is combined with ``group`` or with named tasks to stratify.
+        PolytaskError: The shares leave no training rows, or ``time`` is given with ``group`` or with named tasks to stratify.
 
     Example:
         >>> Split(validation=0.2).test
@@ -129,9 +129,8 @@ def _sizes(split: Split, n_rows: int, parts: NDArray[np.int8]) -> Ints:
         for part, share in ((VALIDATION, split.validation), (TEST, split.test))
     ]
     sizes = np.array([n_rows - sum(wanted), *wanted])
-    if sizes[TRAIN] < 1 and not (parts == TRAIN).any():
-        mend = "Give more rows, or set the share of a part to 0."
-        raise PolytaskError("too few rows to split", where="split", found=f"{n_rows} rows for {1 + sum(map(bool, wanted))} parts", mend=mend)
+    if sizes[TRAIN] < (0 if (parts == TRAIN).any() else 1):
+        raise _too_few("rows", n_rows, 1 + sum(map(bool, wanted)))
     return sizes
 
 
@@ -155,10 +154,9 @@ class _Dealer:
         """Put rows into parts."""
         self.parts[rows] = parts
         codes = self.codes[:, rows]
-        keys = (codes * len(PART_NAMES) + parts)[codes >= 0]
-        given = np.bincount(keys, minlength=self.lacking.size).reshape(self.lacking.shape)
-        self.lacking -= given
-        self.left -= given.sum(1)
+        known = codes >= 0
+        np.subtract.at(self.lacking, (codes[known], np.broadcast_to(parts, codes.shape)[known]), 1)
+        np.subtract.at(self.left, codes[known], 1)
 
     def deal_rows(self) -> None:
         """Deal every row that has no part yet, the rarest label first."""
@@ -178,19 +176,20 @@ class _Dealer:
         """
         members = _members(groups)
         if len(members) < len(self.open):
-            found, mend = f"{len(members)} groups", "Give more groups, or set the share of a part to 0."
-            raise PolytaskError(f"too few groups for {len(self.open)} parts", where="split", found=found, mend=mend)
-        order = self.generator.permutation(len(members))
-        order = order[np.argsort([-len(members[group]) for group in order], kind="stable")]
-        for position, group in enumerate(order):
-            rows = members[group]
-            empty = [part for part in self.open if not (self.parts == part).any()] if len(order) - position <= len(self.open) else []
-            must_fill = len(order) - position <= len(empty)
-            if len(rows) == 1 and not empty:
+            raise _too_few("groups", len(members), len(self.open))
+        shuffled = [members[group] for group in self.generator.permutation(len(members))]
+        for position, rows in enumerate(sorted(shuffled, key=len, reverse=True)):
+            # Where no part is overfull, dealing the rest row by row fills each of them.
+            if len(rows) == 1 and (self.lacking[-1] >= 0).all():
                 return
-            self.give(rows, self._nearest_part(rows, empty if must_fill else self.open))
+            self.give(rows, self._nearest_part(rows, n_groups=len(members) - position))
 
-    def _nearest_part(self, rows: Ints, parts: Any) -> int:
+    def _nearest_part(self, rows: Ints, n_groups: int) -> int:
+        """The part for a group; an empty one where the groups that are left would else not fill the parts."""
+        parts = self.open
+        if n_groups <= len(parts):
+            empty = parts[~np.isin(parts, self.parts)]
+            parts = empty if n_groups <= len(empty) else parts
         codes = self.codes[:, rows]
         labels, counts = np.unique(codes[codes >= 0], return_counts=True)
         gains = (2 * self.lacking[labels] - counts[:, None]) * counts[:, None] / (self.wanted[labels] + 1)
@@ -202,7 +201,7 @@ class _Dealer:
         wish = np.maximum(self.lacking[label], 0.0)
         wish = wish * (n_rows / wish.sum()) if wish.sum() else self.shares * n_rows
         behind = self.lacking[-1] - self.shares * self.left[-1]
-        counts = np.minimum(np.floor(wish).astype(np.int64), room)
+        counts: Ints = np.minimum(np.floor(wish).astype(np.int64), room)
         while (short := n_rows - int(counts.sum())) > 0:
             part = int(np.where(counts < room, wish + behind - counts, -np.inf).argmax())
             others = np.count_nonzero(counts < room)
@@ -218,3 +217,68 @@ class _Dealer:
         positions = [(np.arange(count) + self.generator.random()) / max(count, 1) for count in counts]
         parts = np.repeat(np.arange(len(counts), dtype=np.int8), counts)
         return parts[np.argsort(np.concatenate(positions), kind="stable")]
+
+
+def _label_codes(n_rows: int, tasks: Mapping[str, Ints]) -> tuple[Ints, int]:
+    """Per task, and for the label of all rows, the label of every row, numbered through; -1 where it is missing."""
+    labels, n_labels = [], 0
+    for codes in tasks.values():
+        known = codes >= 0
+        classes, numbered = np.unique(codes[known], return_inverse=True)
+        row = np.full(n_rows, -1, np.int64)
+        row[known] = numbered + n_labels
+        labels.append(row)
+        n_labels += len(classes)
+    return np.stack([*labels, np.full(n_rows, n_labels)]), n_labels + 1
+
+
+def _rows_by_label(codes: Ints, n_labels: int) -> list[Ints]:
+    """The rows that have each label."""
+    tasks, rows = np.nonzero(codes >= 0)
+    labels = codes[tasks, rows]
+    return np.split(rows[np.argsort(labels, kind="stable")], np.cumsum(np.bincount(labels, minlength=n_labels))[:-1])
+
+
+def _members(groups: NDArray[Any]) -> list[Ints]:
+    """The rows of each group."""
+    _, numbered, sizes = np.unique(_without_missing(groups), return_inverse=True, return_counts=True)
+    return np.split(np.argsort(numbered, kind="stable"), np.cumsum(sizes)[:-1])
+
+
+def _without_missing(groups: NDArray[Any]) -> NDArray[Any]:
+    """The groups, with one of its own for each row whose group is missing (a negative integer)."""
+    if not np.issubdtype(groups.dtype, np.signedinteger):
+        return groups
+    return np.where(groups < 0, -1 - np.arange(len(groups)), groups)
+
+
+def _refuse_straddling(groups: NDArray[Any], parts: NDArray[np.int8]) -> None:
+    _, numbered = np.unique(_without_missing(groups), return_inverse=True)
+    pairs = np.unique(np.stack([numbered, parts]), axis=1)
+    n_straddling = int((np.bincount(pairs[0]) > 1).sum())
+    if n_straddling:
+        what = f"{n_straddling} groups have rows in a held-out file and outside it"
+        raise PolytaskError(what, where="split.group", mend="Take them out of one of the files, or split without group.")
+
+
+def _by_time(times: NDArray[Any], sizes: Ints) -> NDArray[np.int8]:
+    """The earliest rows in the first part; parts meet at the change of time that is nearest to the size asked for."""
+    order = np.argsort(times, kind="stable")
+    changes = np.flatnonzero(times[order][1:] != times[order][:-1]) + 1
+    parts = np.flatnonzero(sizes > 0)
+    if len(changes) < len(parts) - 1:
+        raise _too_few("different times", len(changes) + 1, len(parts))
+    targets = np.cumsum(sizes[parts])[:-1]
+    nearest = [int(np.abs(changes - target).argmin()) for target in targets]
+    if len(nearest) == 2 and nearest[0] == nearest[1]:
+        pairs = [(first, first + 1) for first in (nearest[0] - 1, nearest[0]) if 0 <= first < len(changes) - 1]
+        nearest = list(min(pairs, key=lambda pair: int(np.abs(changes[list(pair)] - targets).sum())))
+    bounds = [0, *changes[nearest], len(times)]
+    answer = np.empty(len(times), np.int8)
+    answer[order] = np.repeat(parts, np.diff(bounds))
+    return answer
+
+
+def _too_few(things: str, n_things: int, n_parts: int) -> PolytaskError:
+    mend = f"Give more {things}, or set the share of a part to 0."
+    return PolytaskError(f"too few {things} for {n_parts} parts", where="split", found=f"{n_things} {things}", mend=mend)

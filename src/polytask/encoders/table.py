@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import ClassVar, Literal
 
 import torch
@@ -56,7 +57,10 @@ class TableStem(nn.Module):
         per_number = 1
         if n_numbers and encoder.embedding == "piecewise":
             bins = [torch.tensor(edges) for edges in codec.bins]
-            self.numbers = nn.Sequential(PiecewiseLinearEmbeddings(bins, d, activation=False, version="B"), nn.Flatten())
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*just two bin edges")  # as a boolean or a "is missing" has
+                embedding = PiecewiseLinearEmbeddings(bins, d, activation=False, version="B")
+            self.numbers = nn.Sequential(embedding, nn.Flatten())
             per_number = d
         sizes = torch.tensor([0, *codec.cardinalities])
         self.categories = CategoryEmbedding(int(sizes.sum()), d)

@@ -40,7 +40,7 @@ class Balance:
         self.epoch = 0
         self.steps = 0
         self._tasks: tuple[str, ...] = ()
-        self._state = self.balancer.start(())
+        self._state = State()
         self._last: tuple[tuple[str, ...], Tensor] = ((), torch.zeros(0))
 
     @property

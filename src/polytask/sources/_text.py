@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,7 +28,7 @@ CODES = r"^[+-]?0[0-9xX]|^[+-]?\d{16,}$"
 _AFTER = r"($|[ T])"
 DATE_ORDERS: dict[str, tuple[tuple[str, str], ...]] = {
     "ymd": (
-        (r"^(\d{4})[-/.](\d\d)[-/.](\d\d?)" + _AFTER, r"\1-\2-0\3\4"),
+        (r"^(\d{4})[-/.](\d\d)[-/.](\d\d)" + _AFTER, r"\1-\2-\3\4"),
         (r"^(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)", r"\1-\2-\3 \4:\5:\6"),
     ),
     "mdy": (
@@ -102,6 +102,7 @@ def read_cells(data: bytes, *, delimiter: str, header: bool, where: str) -> pa.T
     if not data.strip():
         raise PolytaskError("the file is empty", where=where, mend="Give a file with a header and rows.")
     data = _quotes_at_cell_starts(data, delimiter)
+    _refuse_open_quote(data, delimiter, where)
     ragged: list[arrow_csv.InvalidRow] = []
 
     def note(row: arrow_csv.InvalidRow) -> str:
@@ -116,14 +117,13 @@ def read_cells(data: bytes, *, delimiter: str, header: bool, where: str) -> pa.T
             arrow_csv.ConvertOptions(default_column_type=pa.string()),
         )
     except pa.ArrowInvalid as error:
-        mend = "Look for a quote that opens and never closes."
+        mend = "Look for a row that is much longer than the others."
         raise PolytaskError(f"the text cannot be cut into rows: {error}", where=where, mend=mend) from error
     if ragged:
         raise _ragged_rows(data, delimiter, ragged[0].expected_columns, where)
-    names = _column_names(table.column_names if header else [""] * table.num_columns, where)
+    names = column_names(table.column_names if header else [""] * table.num_columns, where)
     if not table.num_rows:
         raise PolytaskError("the file has a header but no rows", where=where, mend="If it has no header, say header: false.")
-    _refuse_open_quote(data, table, where)
     return table.rename_columns(names)
 
 
@@ -203,9 +203,8 @@ def _as_dates(text: pa.ChunkedArray, date_order: str | None) -> pa.ChunkedArray 
 
 
 def _as_iso_dates(text: pa.ChunkedArray, date_order: str | None) -> Iterator[pa.ChunkedArray]:
-    """The cells rewritten to ISO 8601, once for each order of year, month and day that is to be tried."""
-    if date_order in (None, "ymd"):
-        yield text
+    """The cells as they are, then rewritten to ISO 8601 for each order of year, month and day that is to be tried."""
+    yield text
     padded = pc.replace_substring_regex(text, r"\b(\d)([-/.:])", r"0\1\2")
     padded = pc.replace_substring_regex(padded, r"^(\d+[-/.]\d+[-/.])(\d)($|[ T])", r"\10\2\3")
     for order in DATE_ORDERS if date_order is None else (date_order,):
@@ -240,7 +239,12 @@ def _quotes_at_cell_starts(data: bytes, delimiter: str) -> bytes:
     return re.sub(rb"(^|" + mark + rb') *("(?:[^"]|"")*") *(?=' + mark + rb"|[\r\n]|\Z)", rb"\1\2", data, flags=re.MULTILINE)
 
 
-def _column_names(given: list[str], where: str) -> list[str]:
+def column_names(given: Sequence[str], where: str) -> list[str]:
+    """The names without blanks around them, column_1, column_2, ... for the empty ones.
+
+    Raises:
+        PolytaskError: A name occurs twice.
+    """
     names = [name.strip() or f"column_{position}" for position, name in enumerate(given, start=1)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -251,25 +255,30 @@ def _column_names(given: list[str], where: str) -> list[str]:
 
 def _ragged_rows(data: bytes, delimiter: str, expected: int, where: str) -> PolytaskError:
     """Which lines have too few or too many cells: Arrow counts rows, people count lines."""
-    reader = csv.reader(io.StringIO(data.decode(), newline=""), delimiter=delimiter)
-    wrong, line = [], 1
-    try:
-        for row in reader:
-            if row and len(row) != expected:
-                wrong.append((line, len(row)))
-            line = reader.line_num + 1
-    except csv.Error:
-        return PolytaskError(f"line {line} opens a quote that never closes", where=where, mend='Close it, or double it: "".')
+    wrong = [(line, cells) for line, cells in _lines_and_widths(data, delimiter) if cells not in (0, expected)]
     found = listed(f"line {line} has {cells}" for line, cells in wrong)
     mend = "Mend those lines; a cell that holds the delimiter needs quotes; lines of comments need the option comment."
     return PolytaskError(f"{len(wrong)} rows do not have {expected} cells", where=where, found=found, mend=mend)
 
 
-def _refuse_open_quote(data: bytes, table: pa.Table, where: str) -> None:
-    """A quote that never closes swallows the rest of the file without a word."""
+def _refuse_open_quote(data: bytes, delimiter: str, where: str) -> None:
+    """A quote that never closes would swallow the rest of the file without a word."""
     if data.count(b'"') % 2 == 0:
         return
-    last = [cell for column in table.columns if (cell := column[-1].as_py()) and "\n" in cell.strip()]
-    if last:
-        line = data.count(b"\n") - last[-1].count("\n") + 1
-        raise PolytaskError(f"line {line} opens a quote that never closes", where=where, mend='Close it, or double it: "".')
+    begins = max(line for line, _ in _lines_and_widths(data, delimiter))
+    last_row = b"\n".join(data.split(b"\n")[begins - 1 :])
+    if b"\n" in last_row.rstrip() and last_row.count(b'"') % 2:
+        what = f"line {begins} opens a quote that never closes"
+        raise PolytaskError(what, where=where, mend='Close it; within a quoted cell a quote is doubled: "".')
+
+
+def _lines_and_widths(data: bytes, delimiter: str) -> Iterator[tuple[int, int]]:
+    """The first line of each row and its number of cells."""
+    limit = csv.field_size_limit(len(data) + 1)
+    try:
+        reader, line = csv.reader(io.StringIO(data.decode(), newline=""), delimiter=delimiter), 1
+        for row in reader:
+            yield line, len(row)
+            line = reader.line_num + 1
+    finally:
+        csv.field_size_limit(limit)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import AfterValidator, Field
 
-from polytask.errors import PolytaskError
+from polytask.errors import PolytaskError, listed
 from polytask.sources import _text
 from polytask.sources._file import FileSource, read_bytes
 
@@ -84,11 +85,19 @@ class CSV(FileSource):
         ]
         return pa.table(columns, names=table.column_names)
 
+    def read_other(self, datum: Path, needed: Collection[str]) -> pa.Table:
+        """As ``Source.read_other``; a header counts where the file has one with the needed names, also if this file had none."""
+        if self.names is not None or not self.header:
+            with_header = self.with_datum(datum, names=None, header=True).read()
+            if set(needed) <= set(with_header.column_names):
+                return with_header
+        return super().read_other(datum, needed)
+
     def _renamed(self, table: pa.Table) -> pa.Table:
         if self.names is None:
             return table
         if len(self.names) != table.num_columns:
             what = f"{len(self.names)} names for {table.num_columns} columns"
-            found = f"a first row of {', '.join(str(column[0]) for column in table.columns[:4])}, ..."
+            found = f"a first row of {listed((column[0] for column in table.columns), limit=4)}"
             raise PolytaskError(what, where=str(self.path), found=found, mend="Give one name per column.")
-        return table.rename_columns(list(self.names))
+        return table.rename_columns(_text.column_names(self.names, str(self.path)))

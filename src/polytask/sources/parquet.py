@@ -29,7 +29,7 @@ class Parquet(FileSource):
         """The file as a table of plain types."""
         data = read_bytes(self.path)
         try:
-            table = pyarrow.parquet.read_table(pa.BufferReader(data))
+            table = pyarrow.parquet.ParquetFile(pa.BufferReader(data)).read()
         except pa.ArrowException as error:
             raise PolytaskError(
                 f"not a Parquet file: {error}", where=str(self.path), mend="Give the kind: csv, say."

@@ -1,0 +1,1 @@
+"""What may be said of a run: comparison with single-task training, Delta-m, verdicts, the model card."""

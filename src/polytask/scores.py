@@ -1,0 +1,270 @@
+"""Scores: what each task's metrics say of rows that were not trained on, how sure that is, and what a constant would get."""
+
+from __future__ import annotations
+
+import html
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from io import StringIO
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from polytask.errors import PolytaskError, did_you_mean
+from polytask.intervals import N_RESAMPLES, bootstrap_interval
+from polytask.scorer import Scorer
+
+HEADERS = ("task", "metric", "score", "95 % interval", "constant", "rows")
+CAPTION = "constant: the best prediction that is the same for every row."
+N_NAMES = 2  # columns of text, at the left
+MAX_NAME = 30
+PAGE_WIDTH = 100
+MAX_DRAWN = 8_000_000
+MIN_RESAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of one task; nan is what could not be told.
+
+    Attributes:
+        value: The score on all rows.
+        low: Lower end of its bootstrap 95 % interval.
+        high: Upper end.
+        constant: What the best constant prediction scores.
+        higher_is_better: Whether more is better.
+    """
+
+    value: float
+    low: float
+    high: float
+    constant: float
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """The scores of one task, by metric, and on how many labeled rows."""
+
+    task: str
+    kind: str
+    n_rows: int
+    scores: Mapping[str, Score]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores(Mapping[str, TaskScores]):
+    """The scores of every task, by name; printed as a table.
+
+    Numbers are shown to two digits of their interval's width: more would say nothing.
+
+    Example:
+        >>> price = TaskScores("price", "regression", 4323, {"rmse": Score(131234.5, 125012.0, 138220.0, 366991.0, False)})
+        >>> print(Scores({"price": price}))
+        task   metric    score       95 % interval  constant   rows
+        price  rmse    131,000  125,000 to 138,000   367,000  4,323
+        constant: the best prediction that is the same for every row.
+    """
+
+    tasks: Mapping[str, TaskScores]
+
+    def __getitem__(self, name: str) -> TaskScores:
+        try:
+            return self.tasks[name]
+        except KeyError:
+            raise KeyError(f"no task {name!r}. {did_you_mean(name, self.tasks)}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, with None for what is not finite; ``from_dict`` brings them back."""
+        return {
+            name: {
+                "kind": task.kind,
+                "n_rows": task.n_rows,
+                "scores": {metric: _plain(score) for metric, score in task.scores.items()},
+            }
+            for name, task in self.tasks.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What ``to_dict`` made, with nan for None.
+
+        Raises:
+            PolytaskError: It is something else.
+        """
+        try:
+            return cls({name: _task_scores(name, task) for name, task in values.items()})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise PolytaskError("these are not the scores of a run", where="scores", found=repr(error)) from None
+
+    def __str__(self) -> str:
+        text = StringIO()
+        Console(file=text, width=PAGE_WIDTH, color_system=None).print(self)
+        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+    __repr__ = __str__
+
+    def __rich__(self) -> Group:
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for index, header in enumerate(HEADERS):
+            table.add_column(header, justify="right" if index >= N_NAMES else "left", no_wrap=True)
+        for row in self._rows():
+            table.add_row(*map(Text, row))
+        return Group(table, Text(CAPTION))
+
+    def _repr_html_(self) -> str:
+        def line(cells: tuple[str, ...], tag: str) -> str:
+            names = "".join(f"<{tag} style='text-align: left'>{html.escape(cell)}</{tag}>" for cell in cells[:N_NAMES])
+            numbers = "".join(f"<{tag} style='text-align: right'>{cell}</{tag}>" for cell in cells[N_NAMES:])
+            return f"<tr>{names}{numbers}</tr>"
+
+        body = "".join(line(row, "td") for row in self._rows())
+        return f"<table><caption>{CAPTION}</caption><thead>{line(HEADERS, 'th')}</thead><tbody>{body}</tbody></table>"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        """The cells of the table; a task and its rows are named in its first line only."""
+        numbers = [[_numbers(score) for score in task.scores.values()] for task in self.tasks.values()]
+        ends = [max((len(cells[end]) for of_task in numbers for cells in of_task), default=0) for end in (1, 2)]
+        rows: list[tuple[str, ...]] = []
+        for task, of_task in zip(self.tasks.values(), numbers, strict=True):
+            for index, (metric, (value, low, high, constant)) in enumerate(zip(task.scores, of_task, strict=True)):
+                interval = "-" if low == "-" else f"{low:>{ends[0]}} to {high:>{ends[1]}}"
+                name, n_rows = (_shortened(task.task), f"{task.n_rows:,}") if index == 0 else ("", "")
+                rows.append((name, _shortened(metric), value, interval, constant, n_rows))
+        return rows
+
+
+def score_task(
+    task: str,
+    kind: str,
+    scorers: Mapping[str, Scorer],
+    views: Mapping[str, Tensor],
+    constant_views: Mapping[str, Tensor],
+    target: Tensor,
+    *,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> TaskScores:
+    """Every metric of one task with its bootstrap interval, beside the score of the best constant prediction.
+
+    All metrics meet the same resamples. Above 16,000 rows fewer are drawn (8,000,000 rows in all, but no fewer than 200 times).
+
+    Args:
+        task: The task's name.
+        kind: Its kind.
+        scorers: The metrics, by name.
+        views: The prediction as value, label and probability, ``[N, ...]`` each; see Scorer.
+        constant_views: The same of the best constant prediction; empty where there is none.
+        target: What is true, ``[N]``.
+        n_resamples: How often the rows are resampled.
+        seed: Of the resampling.
+
+    Raises:
+        PolytaskError: A metric reads a view that there is not, or fails.
+
+    Example:
+        >>> from polytask.tasks._metrics import regression_scorers
+        >>> value, target = torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor([1.0, 2.0, 4.0, 5.0])
+        >>> views, constant = {"value": value}, {"value": torch.full((4,), 3.0)}
+        >>> score_task("price", "regression", regression_scorers(), views, constant, target).scores["mae"]
+        Score(value=0.25, low=0.0, high=0.75, constant=1.5, higher_is_better=False)
+    """
+    n_rows = len(target)
+    n_resamples = min(n_resamples, max(MIN_RESAMPLES, MAX_DRAWN // max(n_rows, 1)))
+    scores = {}
+    for name, scorer in scorers.items():
+        if scorer.reads not in views:
+            what = f"the metric {name!r} reads the {scorer.reads!r} of a prediction, which a {kind} task does not have"
+            raise PolytaskError(what, where=f"task {task!r}", mend=did_you_mean(scorer.reads, views))
+        view, constant = views[scorer.reads], constant_views.get(scorer.reads)
+        try:
+            with torch.inference_mode():
+                scores[name] = _score(scorer, view, constant, target, n_resamples, seed)
+        except Exception as error:
+            what = f"the metric {name!r} failed: {type(error).__name__}: {error}"
+            raise PolytaskError(what, where=f"task {task!r}", mend="Mend it, or leave it out of the task's metrics.") from error
+    return TaskScores(task, kind, n_rows, scores)
+
+
+def _score(scorer: Scorer, view: Tensor, constant: Tensor | None, target: Tensor, n_resamples: int, seed: int) -> Score:
+    value = _computed(scorer, view, target)
+    baseline = math.nan if constant is None else _computed(scorer, constant, target)
+    if not math.isfinite(value):
+        return Score(value, math.nan, math.nan, baseline, scorer.higher_is_better)
+    if view.ndim == 1:  # metrics that sort by the prediction take half the time on rows that are in its order
+        order = view.argsort()
+        view, target = view[order], target[order]
+
+    def resampled(rows: NDArray[np.intp]) -> float:
+        chosen = torch.from_numpy(rows)
+        try:
+            return float(scorer.compute(view[chosen], target[chosen]))
+        except (ArithmeticError, ValueError):
+            return math.nan  # undefined on these rows: on all of them it is not
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a user's metric warns of on all rows is heard once, above
+        interval = bootstrap_interval(resampled, len(target), n_resamples=n_resamples, seed=seed)
+    return Score(value, interval.low, interval.high, baseline, scorer.higher_is_better)
+
+
+def _computed(scorer: Scorer, view: Tensor, target: Tensor) -> float:
+    """A score; nan where a prediction is, for a metric that sorts would put it somewhere."""
+    return math.nan if bool(view.isnan().any()) else float(scorer.compute(view, target))
+
+
+def _task_scores(name: str, values: Mapping[str, Any]) -> TaskScores:
+    scores = {metric: _score_of(score) for metric, score in values["scores"].items()}
+    return TaskScores(name, str(values["kind"]), int(values["n_rows"]), scores)
+
+
+def _plain(score: Score) -> dict[str, float | None]:
+    return {key: value if math.isfinite(value) else None for key, value in asdict(score).items()}
+
+
+def _score_of(plain: Mapping[str, Any]) -> Score:
+    numbers = {key: math.nan if value is None else float(value) for key, value in plain.items() if key != "higher_is_better"}
+    return Score(**numbers, higher_is_better=bool(plain["higher_is_better"]))
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
+
+
+def _numbers(score: Score) -> tuple[str, str, str, str]:
+    """Value, low, high and constant as text, all to the same decimal place."""
+    decimals = _decimals(score.value, score.high - score.low)
+    value, low, high, constant = (_text(number, decimals) for number in (score.value, score.low, score.high, score.constant))
+    return value, low, high, constant
+
+
+def _decimals(value: float, width: float) -> int:
+    """Three digits of the value, or as many as show two or three of its interval's width; negative rounds to tens and more."""
+    of_value = 2 - math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 3
+    if not 0 < width < math.inf:
+        return of_value
+    of_width = 1 - math.floor(math.log10(width))
+    return max(of_width, min(of_value, of_width + 1))
+
+
+def _text(number: float, decimals: int) -> str:
+    """A number with so many decimals and its thousands parted; scientific where that would be too long for a table."""
+    if math.isnan(number):
+        return "-"
+    if math.isinf(number) or decimals > 6 or abs(number) >= 1e12:
+        return f"{number:.3g}"
+    return f"{round(number, decimals) + 0.0:,.{max(decimals, 0)}f}"

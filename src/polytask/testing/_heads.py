@@ -1,0 +1,95 @@
+"""check_head: a head on made-up features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from polytask.batch import Features, FeatureSpec
+from polytask.head import Head
+from polytask.seeding import seeded
+from polytask.testing._given import check_gradients, check_spec, close, demand, place, random_features, same_values
+
+VECTORS = (FeatureSpec("vector", 6), FeatureSpec("vector", 5))
+N_ROWS = 6
+NEAR = 3.0
+
+
+def check_head(head: Head, specs: Sequence[FeatureSpec] = VECTORS, widths: Sequence[int] = (1, 3)) -> None:
+    """Whether a head keeps its contract.
+
+    Its output is ``[B, width]`` and finite for one row or many. A row's output depends on that row alone, and on no padding.
+    Its initial weights depend on torch's generator alone, its output depends on every parameter, and it begins near ``start``:
+    within 3 on standard normal features (but for somebody's own module, whose weights are not ours to set).
+
+    Args:
+        head: The head.
+        specs: Shapes of the features it is to read, stem first. Try it with every kind of features it is meant for.
+        widths: How many numbers the task reads.
+
+    Raises:
+        ContractError: It does not; the message says where.
+
+    Example:
+        >>> from polytask.heads import MLP
+        >>> check_head(MLP(hidden=(8,)), [FeatureSpec("map", 4, (3, 3))])
+    """
+    check_spec(head)
+    for width in widths:
+        _check_width(head, specs, width, f"{place(head)}, width {width}")
+
+
+def _check_width(head: Head, specs: Sequence[FeatureSpec], width: int, where: str) -> None:
+    start = 50.0 * (-1.0) ** torch.arange(width)
+    features = tuple(random_features(spec, N_ROWS, seed) for seed, spec in enumerate(specs))
+    modules = [_built(head, specs, width, start, seed) for seed in (0, 0, 1)]
+    module, twin, other = modules
+    demand(same_values(module.state_dict(), twin.state_dict()), where, "one seed gives two sets of initial weights")
+    shared = {p.data_ptr() for p in module.parameters() if p.numel()} & {p.data_ptr() for p in other.parameters()}
+    demand(not shared, where, "two heads share a parameter", mend="Make new parameters in build.")
+    for rows in (slice(None), slice(0, 1)):
+        output = module(_cut(features, rows))
+        shape = (len(features[0].tensor[rows]), width)
+        demand(output.shape == shape, where, f"the output is not of shape {shape}", found=tuple(output.shape))
+        demand(torch.isfinite(output).all(), where, "the output is not finite")
+    check_gradients([module(features)], module, where)
+    module.eval()
+    with torch.no_grad():
+        output = module(features)
+        alone = torch.cat([module(_cut(features, slice(i, i + 1))) for i in range(N_ROWS)])
+        demand(close(output, alone), where, "a row's output depends on the other rows")
+        demand(
+            close(output, module(_garbled(features))),
+            where,
+            "padding changes the output",
+            mend="Use the mask, as `pooled` does.",
+        )
+        far = float((output - start).abs().max())
+        mend = "Set the bias of the last layer, as `starting_at` does."
+        demand(
+            far < NEAR or getattr(head, "placeholder", False),
+            where,
+            "it does not begin near start",
+            found=f"{far:.3g} away",
+            mend=mend,
+        )
+        other.load_state_dict(module.state_dict())
+        demand(
+            close(output, other.eval()(features)), where, "loaded weights give other outputs", mend="Register it as a buffer."
+        )
+
+
+def _built(head: Head, specs: Sequence[FeatureSpec], width: int, start: Tensor, seed: int) -> nn.Module:
+    with seeded(seed):
+        return head.build(specs, width, start)
+
+
+def _cut(features: Sequence[Features], rows: slice) -> tuple[Features, ...]:
+    return tuple(Features(f.tensor[rows], None if f.mask is None else f.mask[rows]) for f in features)
+
+
+def _garbled(features: Sequence[Features]) -> tuple[Features, ...]:
+    """The same features with noise where there is nothing."""
+    return tuple(f if f.mask is None else Features(torch.where(f.mask.unsqueeze(2), f.tensor, 1e3), f.mask) for f in features)

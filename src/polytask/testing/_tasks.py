@@ -1,0 +1,221 @@
+"""check_task: from labels to answers, alone and as an ensemble."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from polytask.errors import PolytaskError
+from polytask.task import Codec, FittedTask, Task
+from polytask.testing._given import check_spec, close, demand, place
+
+LABELS = (0, 1, 1, None, 0, 1, 1, 0, 1, None, 1, 0)
+MEMBERS = 3
+
+
+def check_task(task: Task, labels: Sequence[object] = LABELS) -> None:
+    """Whether a task keeps its contract.
+
+    Spec and codec come back from JSON. Missing labels are marked as such, change nothing that is learned, and have a valid
+    value as target. Losses are one per row, finite with finite gradients for outputs up to 30 and for a single row, and those
+    of a row do not depend on other rows unless ``couples_rows``. No small change of the best constant is better than it, and
+    its loss is the null loss. Ensembles have the mean loss of their members. Answers have one value per row, classes are those
+    of the labels, and every metric is finite. A column without labels gives a codec or a PolytaskError, nothing else.
+
+    Args:
+        task: The task.
+        labels: Example labels, with None for a missing one; zeros and ones if not given.
+
+    Raises:
+        ContractError: It does not; the message says where.
+
+    Example:
+        >>> from polytask.tasks import Multiclass
+        >>> check_task(Multiclass("animal"), ["cat", "dog", None, "eel", "dog"])
+    """
+    where = place(task)
+    check_spec(task)
+    column = pa.array(labels)
+    fitted = FittedTask.fit(task, column)
+    codec = fitted.codec
+    read = Codec(**json.loads(codec.model_dump_json()))
+    demand(read == codec, where, "the codec does not come back from JSON", found=f"{read} for {codec}")
+    demand(len(codec.start) == codec.width, where, f"start has not {codec.width} numbers, the width", found=codec.start)
+    demand(FittedTask.fit(task, column.drop_null()).codec == codec, where, "missing labels change what is learned")
+    target, present = task.encode(column, codec)
+    _check_target(column, target, present, where)
+    _check_without_labels(task, column.type, where)
+    known = column.drop_null()
+    target, _ = task.encode(known, codec)
+    _check_losses(fitted, target, where)
+    _check_constant(fitted, target, where)
+    _check_members(fitted, target, where)
+    _check_answers(fitted, known, target, where)
+
+
+def _check_target(column: pa.Array, target: Tensor, present: Tensor, where: str) -> None:
+    demand(len(target) == len(column), where, "not one target per row", found=f"{len(target)} for {len(column)} rows")
+    demand(
+        present.dtype == torch.bool and present.shape == (len(column),), where, "encode's mask is not bool [N]", found=present
+    )
+    demand(
+        present.tolist() == column.is_valid().to_pylist(), where, "the mask is not where the labels are", found=present.tolist()
+    )
+    demand(
+        torch.isfinite(target).all(),
+        where,
+        "a target is not finite",
+        found=target.tolist(),
+        mend="Put any valid value where labels miss.",
+    )
+
+
+def _check_without_labels(task: Task, kind: pa.DataType, where: str) -> None:
+    for empty in (pa.nulls(3, kind), pa.nulls(3, pa.float64()), pa.nulls(0, kind)):
+        try:
+            fitted = FittedTask.fit(task, empty)
+        except PolytaskError:
+            continue
+        target, present = task.encode(empty, fitted.codec)
+        demand(not present.any(), where, "a column without labels has some", found=present.tolist())
+        demand(
+            torch.isfinite(target).all(), where, "a target is not finite where a column has no labels", found=target.tolist()
+        )
+
+
+def _check_losses(fitted: FittedTask, target: Tensor, where: str) -> None:
+    for scale in (1.0, 30.0):
+        output = (scale * _outputs(fitted, len(target))).requires_grad_()
+        before = target.clone()
+        losses = fitted.losses(output, target)
+        demand(
+            losses.shape == (len(target),),
+            where,
+            "not one loss per row",
+            found=tuple(losses.shape),
+            mend="Do not take the mean.",
+        )
+        demand(torch.isfinite(losses).all(), where, f"losses are not finite for outputs about {scale:g}", found=losses.tolist())
+        demand(torch.equal(before, target), where, "row_losses changed the targets")
+        (gradient,) = torch.autograd.grad(losses.sum(), output)
+        demand(
+            torch.isfinite(gradient).all(),
+            where,
+            f"gradients are not finite for outputs about {scale:g}",
+            found=gradient.tolist(),
+        )
+        demand(gradient.abs().max() > 0, where, f"the gradient is zero for outputs about {scale:g}")
+    output = _outputs(fitted, len(target))
+    turned = fitted.losses(output.flip(0), target.flip(0)).flip(0)
+    demand(close(fitted.losses(output, target), turned), where, "the order of rows changes their losses")
+    alone = torch.cat([fitted.losses(output[i : i + 1], target[i : i + 1]) for i in range(len(target))])
+    demand(torch.isfinite(alone).all(), where, "the loss of a single row is not finite", found=alone.tolist())
+    if not fitted.task.couples_rows:
+        mend = "Set couples_rows to True."
+        demand(close(fitted.losses(output, target), alone), where, "a row's loss depends on the other rows", mend=mend)
+
+
+def _check_constant(fitted: FittedTask, target: Tensor, where: str) -> None:
+    codec = fitted.codec
+    if not fitted.task.has_constant:
+        demand(codec.null_loss is None, where, "it has a null loss, but has_constant is False", found=codec.null_loss)
+        return
+    demand(codec.null_loss is not None and codec.null_loss > 0, where, "its null loss is not above zero", found=codec.null_loss)
+    start = torch.tensor(codec.start)
+    best = _mean_loss(fitted, start, target)
+    demand(
+        abs(best - (codec.null_loss or 0)) <= 1e-4 * best,
+        where,
+        f"the null loss is not {best:g}, the loss of start",
+        found=codec.null_loss,
+    )
+    generator = torch.Generator().manual_seed(0)
+    for size in (0.01, 0.1, 1.0):
+        for _ in range(8):
+            other = start + size * torch.randn(codec.width, generator=generator)
+            loss = _mean_loss(fitted, other, target)
+            mend = "Let best_constant give the minimum."
+            demand(
+                loss >= best * (1 - 1e-5),
+                where,
+                f"the constant {other.tolist()} beats start",
+                found=f"{loss:g} < {best:g}",
+                mend=mend,
+            )
+
+
+def _check_members(fitted: FittedTask, target: Tensor, where: str) -> None:
+    outputs = torch.stack([_outputs(fitted, len(target), seed) for seed in range(MEMBERS)], 1)
+    ensemble = replace(fitted, members=MEMBERS)
+    means = torch.stack([fitted.losses(output, target) for output in outputs.unbind(1)]).mean(0)
+    demand(close(ensemble.losses(outputs, target), means), where, "an ensemble's losses are not the mean of its members'")
+    alike = outputs[:, :1].expand_as(outputs)
+    one, three = fitted.views(outputs[:, 0]), ensemble.views(alike)
+    same = one.keys() == three.keys() and all(close(one[key].double(), three[key].double()) for key in one)
+    demand(same, where, "members that are all alike do not answer as one of them does", mend="Let views take rows alone.")
+
+
+def _check_answers(fitted: FittedTask, labels: pa.Array, target: Tensor, where: str) -> None:
+    task, codec, n_rows = fitted.task, fitted.codec, len(labels)
+    views = fitted.views(_outputs(fitted, n_rows))
+    for name, view in views.items():
+        demand(
+            len(view) == n_rows and torch.isfinite(view).all(), where, f"the view {name!r} is not finite with one value per row"
+        )
+    columns = task.answer(views, codec)
+    demand(task.name in columns, where, f"no column {task.name!r} is answered", found=list(columns))
+    detailed = task.answer(views, codec, True)
+    demand(columns.keys() <= detailed.keys(), where, "answers with probabilities lack a column", found=list(detailed))
+    for name, column in detailed.items():
+        demand(
+            len(column) == n_rows and not column.null_count,
+            where,
+            f"the column {name!r} has not one answer per row",
+            found=column,
+        )
+    if codec.classes:
+        answers, known = set(columns[task.name].to_pylist()), set(labels.to_pylist())
+        demand(answers <= known, where, "answers are not among the labels", found=f"{answers} of {known}")
+    _check_truth(fitted, labels, target, views, where)
+    scorers = task.scorers(codec)
+    lacking = set(task.default_metrics) - scorers.keys()
+    demand(scorers and not lacking, where, "it does not know its own metrics", found=sorted(lacking))
+    truth = task.truth(target, codec)
+    for name, scorer in scorers.items():
+        demand(
+            scorer.reads in views,
+            where,
+            f"the metric {name!r} reads {scorer.reads!r}, which views does not give",
+            found=list(views),
+        )
+        value = float(scorer.compute(views[scorer.reads], truth))
+        demand(value == value, where, f"the metric {name!r} is NaN")
+
+
+def _check_truth(fitted: FittedTask, labels: pa.Array, target: Tensor, views: dict[str, Tensor], where: str) -> None:
+    """Metrics compare with the labels themselves."""
+    truth = fitted.task.truth(target, fitted.codec)
+    if fitted.codec.classes:
+        found = [fitted.codec.classes[int(code)] for code in truth]
+        demand(found == labels.to_pylist(), where, "truth does not give the codes of the labels", found=found)
+    elif "value" in views:
+        wanted = torch.tensor(labels.cast(pa.float64()).to_pylist(), dtype=torch.float64)
+        demand(
+            close(truth.double() / wanted.abs().max(), wanted / wanted.abs().max()),
+            where,
+            "truth does not give the labels",
+            found=truth.tolist(),
+        )
+
+
+def _outputs(fitted: FittedTask, n_rows: int, seed: int = 0) -> Tensor:
+    return torch.randn(n_rows, fitted.codec.width, generator=torch.Generator().manual_seed(seed))
+
+
+def _mean_loss(fitted: FittedTask, constant: Tensor, target: Tensor) -> float:
+    return float(fitted.losses(constant.expand(len(target), -1), target).double().mean())

@@ -1,0 +1,49 @@
+"""One example of every plug-in there is: the built-ins, the toys of tests/plugins, and those of a package found by entry point."""
+
+from __future__ import annotations
+
+import sys
+from typing import TypeVar
+
+from torch import nn
+
+from polytask.batch import FeatureSpec
+from polytask.component import Component
+from tests.conftest import ROOT
+
+C = TypeVar("C", bound=Component)
+
+# What stands in for a package that somebody has installed.
+THIRD_PARTY = str(ROOT / "tests" / "plugins" / "third_party")
+if THIRD_PARTY not in sys.path:
+    sys.path.append(THIRD_PARTY)
+
+# Plug-ins with required fields; every other one is made without any.
+FIELDS: dict[tuple[str, str], dict[str, object]] = {
+    ("balancers", "fixed"): {"weights": {"b": 3.0}},
+    ("encoders", "external"): {"name": "Tanh", "module": nn.Sequential(nn.Linear(7, 5), nn.Tanh())},
+    ("heads", "external"): {"name": "Linear", "module": nn.Linear(5, 3)},
+}
+
+SPECS = {
+    "vectors": (FeatureSpec("vector", 6), FeatureSpec("vector", 5)),
+    "sequences": (FeatureSpec("sequence", 6), FeatureSpec("sequence", 5)),
+    "maps": (FeatureSpec("map", 6, (4, 4)), FeatureSpec("map", 5, (2, 2))),
+}
+
+LABELS = {
+    "bits": (0, 1, 1, None, 0, 1, 1, 0, 1, None, 1, 0),
+    "whole": (3, 1, 2, None, 0, 2, 3, 3, 1, 0, 7, 2),
+    "floats with holes": (3.0, 1.0, 2.0, None, 1.0, 2.0),
+    "fractions": (0.25, 1.5, 1e6, None, 0.25, 1.5, 3.0),
+    "booleans": (True, False, None, True),
+    "text": ("no", "yes", None, "yes", "yes"),
+}
+
+
+def example(family: type[C], kind: str) -> C:
+    """An object of a plug-in, with the least that must be said."""
+    fields = FIELDS.get((family.family, kind), {})
+    return family.find(kind)(**({"name": "y"} | fields if family.family == "tasks" else fields))
+
+
