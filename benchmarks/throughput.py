@@ -9,19 +9,20 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
 
+from polytask.balancers import Equal
 from polytask.batch import Dataset
 from polytask.columns import InputCodec
-from polytask.model import build_model
-from polytask.optimization import Optimizer
-from polytask.balancers import Equal
 from polytask.encoders import Table
 from polytask.heads import Linear
+from polytask.model import build_model
+from polytask.optimization import Optimizer
 from polytask.sharings import Hard
 from polytask.task import FittedTask
 from polytask.tasks import Regression
@@ -35,7 +36,14 @@ class Block(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        layers = [nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Dropout(0.1), nn.Linear(width, width), nn.Dropout(0.1)]
+        layers = [
+            nn.LayerNorm(width),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Linear(width, width),
+            nn.Dropout(0.1),
+        ]
         self.block = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -83,7 +91,9 @@ def main() -> None:
     torch.set_num_threads(1)
     draw = np.random.default_rng(0)
     x = draw.normal(size=(N_ROWS, N_COLUMNS))
-    print(f"torch {torch.__version__}, one thread, {N_ROWS} rows, {N_COLUMNS} numbers, batch {BATCH}, median of {rounds} rounds")
+    print(
+        f"torch {torch.__version__}, one thread, {N_ROWS} rows, {N_COLUMNS} numbers, batch {BATCH}, median of {rounds} rounds"
+    )
     print(f"{'T':>3} {'width':>6} {'plain rows/s':>14} {'polytask rows/s':>16} {'ratio':>7}")
     for n_tasks in (2, 8):
         y = x @ draw.normal(size=(N_COLUMNS, n_tasks)) + draw.normal(size=(N_ROWS, n_tasks))
@@ -94,7 +104,7 @@ def main() -> None:
         data = Dataset((codec.encode(table),), {k: v[0] for k, v in encoded.items()}, {k: v[1] for k, v in encoded.items()})
         inputs, targets = data.inputs[0]["numbers"], torch.stack(list(data.targets.values()), 1)
         for width in (128, 512):
-            runs = [lambda w=width: plain(inputs, targets, w), lambda w=width: ours(data, codec, tasks, w)]
+            runs = [partial(plain, inputs, targets, width), partial(ours, data, codec, tasks, width)]
             for run in runs:
                 run()
             times = [[cpu_seconds(run) for run in runs] for _ in range(rounds)]

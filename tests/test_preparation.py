@@ -124,5 +124,7 @@ def test_a_task_without_training_labels_is_refused_or_kept_as_asked() -> None:
 def test_a_part_without_labels_is_said() -> None:
     frame = houses(100)
     held_out = frame.iloc[:20].assign(suburb=None)
-    prepared = prepare(recipe(sources=[Frame(frame.iloc[20:], test=held_out)], tasks=[Regression("price"), Multiclass("suburb")]))
+    prepared = prepare(
+        recipe(sources=[Frame(frame.iloc[20:], test=held_out)], tasks=[Regression("price"), Multiclass("suburb")])
+    )
     assert prepared.notes == ("task 'suburb' has no label in the test rows",)

@@ -73,7 +73,9 @@ def test_mistakes_in_a_recipe_name_their_place(change: str, message: str) -> Non
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "not valid YAML"), ("- 1", "not a recipe"), ("tasks: []", "needs 'sources'")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("a: [", "not valid YAML"), ("- 1", "not a recipe"), ("tasks: []", "needs 'sources'")]
+)
 def test_what_is_no_recipe_is_told(text: str, message: str) -> None:
     with pytest.raises(PolytaskError, match=message):
         Recipe.from_yaml_text(text)

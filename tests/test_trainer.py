@@ -91,7 +91,9 @@ def test_without_validation_rows_it_trains_to_the_end() -> None:
 def test_clipping_bounds_the_first_step() -> None:
     asked = recipe(epochs=1, batch_size=1000, clip=0.01, optimizer={"name": "SGD", "lr": 1.0, "weight_decay": 0})
     prepared = prepare(asked)
-    before = train_bundle(recipe(epochs=1, batch_size=1000, optimizer={"name": "SGD", "lr": 1e-30, "weight_decay": 0}), prepared)[0]
+    before = train_bundle(
+        recipe(epochs=1, batch_size=1000, optimizer={"name": "SGD", "lr": 1e-30, "weight_decay": 0}), prepared
+    )[0]
     after = train_bundle(asked, prepared)[0]
     moved = [a - b for a, b in zip(after.model.parameters(), before.model.parameters(), strict=True)]
     assert math.sqrt(sum(float(step.detach().square().sum()) for step in moved)) == pytest.approx(0.01, rel=1e-3)

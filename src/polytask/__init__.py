@@ -23,7 +23,7 @@ _HOMES = {
     "polytask.balancers": ("Equal", "Fixed", "Uncertainty", "DWA"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 if TYPE_CHECKING:
     from polytask.balancers.dwa import DWA as DWA

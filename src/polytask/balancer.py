@@ -1,7 +1,8 @@
 """The balancer contract: per-task losses or gradients become the weights of one update.
 
-A balancer is a pure core: ``start`` gives a state, ``step`` takes state and signals and gives weights and the next state. Nothing is
-kept on the object. ``polytask.Balance`` is the thin shell that keeps the state, in the trainer's loop or in anybody's.
+A balancer is a pure core: ``start`` gives a state, ``step`` takes state and signals and gives weights and the next state.
+Nothing is kept on the object. ``polytask.Balance`` is the thin shell that keeps the state, in the trainer's loop or in
+anybody's.
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ class State:
 
 
 class Balancer(Component, family="balancers"):
-    """The root of all balancers. To add one, write ``balancers/<kind>.py`` with one class below one of the three kinds of
-    balancer in this module: by what it reads, LossBalancer, GramianBalancer or JacobianBalancer.
+    """What turns per-task losses or gradients into one update.
+
+    To add one, write ``balancers/<kind>.py`` with one class below one of the three kinds of balancer in this module: by what it
+    reads, LossBalancer, GramianBalancer or JacobianBalancer.
 
     Class attributes:
         observes: True where ``observe`` wants the losses of the same batch after the update, for one more forward pass.
@@ -99,8 +102,10 @@ class LossBalancer(Balancer, abstract=True):
 
 
 class GramianBalancer(Balancer, abstract=True):
-    """Reads the Gramian of the task gradients. Its weights are those of the parameters that two or more tasks reach; each head
-    keeps its own gradient."""
+    """Reads the Gramian of the task gradients.
+
+    Its weights are those of the parameters that two or more tasks reach; each head keeps its own gradient.
+    """
 
     cost: ClassVar[str] = "a backward pass per task"
 

@@ -46,8 +46,8 @@ class Batch:
     """Some rows, with what is known of them.
 
     Attributes:
-        inputs: The input tensors, one mapping per distinct set of input columns (empty where the batch has none of its rows); rows
-            of the batch are ordered by set.
+        inputs: The input tensors, one mapping per distinct set of input columns (empty where the batch has none of its rows);
+            rows of the batch are ordered by set.
         targets: Per task ``[B, ...]``, with any valid value where the label is missing.
         labeled: Per task the indices of the rows that have a label, int64; None where all have.
         n_rows: B.

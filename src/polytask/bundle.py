@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -191,12 +190,12 @@ class Bundle:
 
 
 class _AllocationLimit(TorchDispatchMode):
-    """Refuses to make tensors of more elements in all than the weights on disk can fill: a manifest from a stranger may ask for any."""
+    """Refuses to make tensors of more elements than the weights on disk can fill: a stranger's manifest may ask for any."""
 
     makers = frozenset({"empty", "zeros", "ones", "full", "rand", "randn"})
 
     def __init__(self, n_elements: int, folder: Path) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.left, self.folder = n_elements, folder
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -233,11 +232,18 @@ def _with_modules(manifest: Manifest, modules: Mapping[str, nn.Module]) -> Manif
 
     def filled(component: Any) -> Any:
         name = getattr(component, "name", None)
-        if isinstance(component, Component) and getattr(component, "placeholder", False) and name in modules:
+        if (
+            isinstance(component, Component)
+            and getattr(component, "placeholder", False)
+            and name is not None
+            and name in modules
+        ):
             return component.model_copy(update={"module": modules[name]})
         return component
 
-    records = tuple(r.model_copy(update={"task": r.task.model_copy(update={"head": filled(r.task.head)})}) for r in manifest.tasks)
+    records = tuple(
+        r.model_copy(update={"task": r.task.model_copy(update={"head": filled(r.task.head)})}) for r in manifest.tasks
+    )
     return manifest.model_copy(update={"encoder": filled(manifest.encoder), "head": filled(manifest.head), "tasks": records})
 
 

@@ -132,7 +132,8 @@ class InputCodec(Settings):
         categories: list[CategoryFeature] = []
         constant: list[str] = []
         for name in names:
-            cells = _Cells(name, chosen.setdefault(name, _guess(name, table[name])), table[name])
+            chosen[name] = chosen.get(name) or _guess(name, table[name])
+            cells = _Cells(name, chosen[name], table[name])
             found = cells.number_features(n_bins), cells.category_features(max_categories)
             numbers += found[0]
             categories += found[1]
@@ -267,11 +268,10 @@ class _Cells:
             parts = ("month", "weekday") if self.kind == "date" else ()
         found = []
         for part in parts:
-            values = _most_frequent(self._text(part), max_categories)
-            missing = bool(self.missing.any())
+            values, missing = _by_frequency(self._text(part)), bool(self.missing.any())
             if values and len(values) + missing > 1:
-                name = self.name if part == "value" else f"{self.name}: {part}"
-                found.append(CategoryFeature(name=name, column=self.name, part=part, values=values, missing=missing))
+                name, coded = self.name if part == "value" else f"{self.name}: {part}", values[:max_categories]
+                found.append(CategoryFeature(name=name, column=self.name, part=part, values=coded, missing=missing))
         return found
 
     def standardized(self, feature: NumberFeature) -> NDArray[np.floating[Any]]:
@@ -319,6 +319,8 @@ class _Cells:
         centered = present - mean
         largest = float(np.abs(centered).max())
         deviation = largest * float(np.sqrt(np.mean((centered / largest) ** 2)))
+        if not deviation:  # it is less than the smallest float64
+            return []
         edges = _edges(np.clip(centered / deviation, -CLIP, CLIP), n_bins)
         return [NumberFeature(name=name, column=self.name, part=part, mean=mean, deviation=deviation, edges=edges)]
 
@@ -347,13 +349,11 @@ def _edges(values: Floats, n_bins: int) -> tuple[float, ...]:
     return tuple(np.unique(np.round(edges, EDGE_DECIMALS)).tolist())
 
 
-def _most_frequent(text: pa.ChunkedArray, limit: int) -> tuple[str, ...]:
+def _by_frequency(text: pa.ChunkedArray) -> tuple[str, ...]:
     """The values in order of descending frequency, then of their text."""
     counted = pc.value_counts(text.drop_null())
-    pairs = sorted(
-        zip(counted.field(1).to_pylist(), counted.field(0).to_pylist(), strict=True), key=lambda pair: (-pair[0], pair[1])
-    )
-    return tuple(value for _, value in pairs[:limit])
+    pairs = zip(counted.field(1).to_pylist(), counted.field(0).to_pylist(), strict=True)
+    return tuple(value for _, value in sorted(pairs, key=lambda pair: (-pair[0], pair[1])))
 
 
 def _as_numbers(name: str, column: pa.ChunkedArray) -> Floats:

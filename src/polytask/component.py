@@ -35,7 +35,6 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise explain_validation(error, type(self).__name__, list(type(self).model_fields)) from None
 
-
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def located(value: object, inner: core_schema.ValidatorFunctionWrapHandler, info: core_schema.ValidationInfo) -> Any:
@@ -106,7 +105,7 @@ class Component(Settings):
             raise PolytaskError(what, mend=did_you_mean(kind, cls.kinds()))
         if not issubclass(found, cls):
             raise PolytaskError(f"{kind!r} is not a {cls.__name__}", found=found.__name__)
-        return cast("type[Self]", found)
+        return found
 
     @classmethod
     def coerce(cls, value: object) -> Self:
@@ -135,7 +134,9 @@ class Component(Settings):
                 raise (error.inside(str(fields["name"])) if "name" in fields else error) from None
         made = cls.from_value(value)
         if made is None:
-            raise PolytaskError(f"not a {cls.__name__.lower()}", found=type(value).__name__, mend=f"Give one of {', '.join(cls.kinds())}.")
+            raise PolytaskError(
+                f"not a {cls.__name__.lower()}", found=type(value).__name__, mend=f"Give one of {', '.join(cls.kinds())}."
+            )
         return made
 
     @classmethod

@@ -37,7 +37,11 @@ class Encoder(Component, family="encoders"):
     @classmethod
     def from_value(cls, value: object) -> Encoder | None:
         """An ``nn.Module`` becomes the encoder ``external``."""
-        return cls.find("external")(name=type(value).__name__, module=value) if isinstance(value, nn.Module) else None
+        return (
+            cls.coerce({"kind": "external", "name": type(value).__name__, "module": value})
+            if isinstance(value, nn.Module)
+            else None
+        )
 
     def fit_inputs(self, table: pa.Table, names: Sequence[str], kinds: Mapping[str, ColumnKind]) -> InputCodec:
         """Learn from the training rows how the columns ``names`` become tensors."""
@@ -45,8 +49,11 @@ class Encoder(Component, family="encoders"):
 
     @abstractmethod
     def stem(self, codec: InputCodec) -> Part:
-        """The part that reads raw inputs. Its spec may not depend on which columns there are: sources with other columns
-        have a stem of their own before the same stages."""
+        """The part that reads raw inputs.
+
+        Its spec may not depend on which columns there are: sources with other columns have a stem of their own before the
+        same stages.
+        """
 
     @abstractmethod
     def stages(self, spec: FeatureSpec) -> list[Part]:
@@ -70,8 +77,8 @@ class Stems(nn.Module):
 class TrunkPlan:
     """What a sharing scheme sees of an encoder: specs, and a maker of as many copies of each part as it wants.
 
-    Each copy has a name, and its initial weights and dropout are drawn from (seed, part, name): two schemes that build the stage
-    "2 for price" get the same stage, whatever else they build.
+    Each copy has a name, and its initial weights and dropout are drawn from (seed, part, name): two schemes that build the
+    stage "2 for price" get the same stage, whatever else they build.
 
     Attributes:
         specs: The specs of the stem's and then of each stage's output.

@@ -96,9 +96,7 @@ class Run:
         labels = self._labels(table, chosen)
         return score(self.bundle, self.bundle.dataset(table, index, labels), self.recipe.seed)
 
-    def compare(
-        self, seeds: int = 3, *, on_fit: Callable[[str, int, int], None] | None = None
-    ) -> Comparison:
+    def compare(self, seeds: int = 3, *, on_fit: Callable[[str, int, int], None] | None = None) -> Comparison:
         """Train each task alone at the same budget on the same split, over several seeds, and say whether sharing helped.
 
         Args:
@@ -109,10 +107,14 @@ class Run:
             PolytaskError: The run was loaded and its data are gone or have changed.
         """
         if self._prepared is None:
-            changed = [label for label, digest in self._fingerprints(self.recipe).items() if digest != self.record["data"].get(label)]
+            changed = [
+                label for label, digest in self._fingerprints(self.recipe).items() if digest != self.record["data"].get(label)
+            ]
             if changed:
                 mend = "Fit again, then compare."
-                raise PolytaskError(f"the data of {listed(map(repr, changed))} changed since this run", where="compare", mend=mend)
+                raise PolytaskError(
+                    f"the data of {listed(map(repr, changed))} changed since this run", where="compare", mend=mend
+                )
             self._prepared = prepare(self.recipe)
         return compare(self.recipe, self._prepared, seeds, on_fit)
 
@@ -143,7 +145,7 @@ class Run:
         return place
 
     def _open(self, data: object, source: str | None) -> tuple[Source, pa.Table]:
-        """New rows, read with the options of the training source they are like: that of the same name, else of the same kind."""
+        """New rows, read with the options of the training source of the same name, else of the same kind."""
         given = data if isinstance(data, Source) else open_source(data)
         alike = [item for item in self.recipe.sources if item.kind == given.kind]
         if isinstance(data, Source) or not alike:
@@ -166,7 +168,9 @@ class Run:
         there = [task for task in tasks if task.label_column in table.column_names]
         if not there:
             wanted = listed(task.label_column for task in tasks)
-            raise PolytaskError("the rows have no label column", where="evaluate", found=listed(table.column_names), mend=f"Needed: {wanted}.")
+            raise PolytaskError(
+                "the rows have no label column", where="evaluate", found=listed(table.column_names), mend=f"Needed: {wanted}."
+            )
         by_column: dict[str, list[str]] = {}
         for task in there:
             by_column.setdefault(task.label_column, []).append(task.name)
@@ -197,7 +201,8 @@ def fit(
         on_epoch: Called after every epoch, with its losses.
 
     Raises:
-        PolytaskError: Whatever is wrong with the recipe, the data or the place to save to; said before training where it can be.
+        PolytaskError: Whatever is wrong with the recipe, the data or the place to save to; said before training where it can
+            be.
     """
     if out is not None:
         check_free(out, overwrite)
@@ -262,7 +267,9 @@ def check_free(folder: str | Path, overwrite: bool) -> Path:
         if not (place / RECORD).is_file():
             raise PolytaskError("the folder holds something else than a run", where=str(folder), mend="Choose another folder.")
         if not overwrite:
-            raise PolytaskError("there is a run already", where=str(folder), mend="Choose another folder, or --overwrite (overwrite=True).")
+            raise PolytaskError(
+                "there is a run already", where=str(folder), mend="Choose another folder, or --overwrite (overwrite=True)."
+            )
     parent = next(path for path in place.parents if path.exists())
     if not os.access(parent, os.W_OK):
         raise PolytaskError("the folder cannot be written", where=str(parent), mend="Choose a place you may write to.")

@@ -22,7 +22,11 @@ class Head(Component, family="heads"):
     @classmethod
     def from_value(cls, value: object) -> Head | None:
         """An ``nn.Module`` becomes the head ``external``."""
-        return cls.find("external")(name=type(value).__name__, module=value) if isinstance(value, nn.Module) else None
+        return (
+            cls.coerce({"kind": "external", "name": type(value).__name__, "module": value})
+            if isinstance(value, nn.Module)
+            else None
+        )
 
     @abstractmethod
     def build(self, specs: Sequence[FeatureSpec], width: int, start: Float[Tensor, " width"]) -> nn.Module:

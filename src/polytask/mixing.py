@@ -11,8 +11,8 @@ from polytask.seeding import derived_seed
 def epoch_batches(n_rows: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
     """All rows once, in random order, ``batch_size`` at a time.
 
-    The rows of several sources are shuffled together, so each has a share of a batch in proportion to its rows. A last batch of a single
-    row, over which no batch statistics exist, is joined to the one before.
+    The rows of several sources are shuffled together, so each has a share of a batch in proportion to its rows. A last batch
+    of a single row, over which no batch statistics exist, is joined to the one before.
 
     Example:
         >>> [len(rows) for rows in epoch_batches(9, 4, seed=0, epoch=0)]

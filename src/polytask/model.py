@@ -27,7 +27,9 @@ class MultiTaskModel(nn.Module):
         clock: Set ``clock.step`` to make dropout a function of (seed, part, step).
     """
 
-    def __init__(self, trunk: SharedTrunk, heads: Mapping[str, nn.Module], tasks: Mapping[str, FittedTask], clock: Clock) -> None:
+    def __init__(
+        self, trunk: SharedTrunk, heads: Mapping[str, nn.Module], tasks: Mapping[str, FittedTask], clock: Clock
+    ) -> None:
         super().__init__()
         self.trunk = trunk
         self.heads = nn.ModuleDict({module_key(name): head for name, head in heads.items()})
@@ -54,7 +56,7 @@ class MultiTaskModel(nn.Module):
             return head(features)  # type: ignore[no-any-return]
         folded = [Features(f.tensor.flatten(0, 1), f.mask) for f in features]
         output: Tensor = head(tuple(folded))
-        return output.unflatten(0, (-1, self._members))
+        return output.view(-1, self._members, *output.shape[1:])
 
     def _loss(self, name: str, output: Tensor, batch: Batch) -> Tensor:
         fitted, target, labeled = self.tasks[name], batch.targets[name], batch.labeled[name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -27,8 +27,8 @@ class Optimizer(Settings):
         PolytaskError: torch.optim has none of that name, or it does not take an option.
 
     Example:
-        >>> Optimizer(name="SGD", lr=0.1, momentum=0.9).build(nn.Linear(2, 1).parameters(), torch.device("cpu")).defaults["momentum"]
-        0.9
+        >>> Optimizer(name="SGD", lr=0.1, momentum=0.9).build(nn.Linear(2, 1).parameters(),
+        torch.device("cpu")).defaults["momentum"] 0.9
     """
 
     model_config = ConfigDict(extra="allow")
@@ -43,11 +43,16 @@ class Optimizer(Settings):
         known = inspect.signature(kind).parameters
         for option in options:
             if option not in known:
-                raise PolytaskError(f"{self.name} has no option {option!r}", where="trainer.optimizer", mend=did_you_mean(option, known))
+                raise PolytaskError(
+                    f"{self.name} has no option {option!r}", where="trainer.optimizer", mend=did_you_mean(option, known)
+                )
         if "fused" in known and device.type in ("cpu", "cuda"):
             options.setdefault("fused", True)
         kept = [p for p in parameters if p.requires_grad]
-        groups: list[dict[str, Any]] = [{"params": [p for p in kept if p.ndim > 1]}, {"params": [p for p in kept if p.ndim <= 1]}]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in kept if p.ndim > 1]},
+            {"params": [p for p in kept if p.ndim <= 1]},
+        ]
         if "weight_decay" in known:
             groups[0]["weight_decay"], groups[1]["weight_decay"] = self.weight_decay, 0.0
         try:
@@ -55,7 +60,7 @@ class Optimizer(Settings):
         except (TypeError, ValueError) as error:
             raise PolytaskError(f"{self.name} refused its options: {error}", where="trainer.optimizer") from None
 
-    def _kind(self) -> type[torch.optim.Optimizer]:
+    def _kind(self) -> Callable[..., torch.optim.Optimizer]:
         names = {
             name: value
             for name, value in vars(torch.optim).items()
@@ -73,8 +78,9 @@ Schedule = Literal["constant", "cosine"]
 
 
 def rate_at(step: int, n_steps: int, schedule: Schedule, warmup: float) -> float:
-    """What multiplies the learning rate at ``step`` (from 0) of ``n_steps``: a linear warm-up over a share ``warmup`` of all steps,
-    then 1, or half a cosine down to 0.
+    """What multiplies the learning rate at ``step`` (from 0) of ``n_steps``.
+
+    A linear warm-up over a share ``warmup`` of all steps, then 1, or half a cosine down to 0.
 
     Example:
         >>> [round(rate_at(s, 10, "cosine", 0.2), 2) for s in (0, 1, 2, 6, 9)]

@@ -82,7 +82,9 @@ def prepare(recipe: Recipe) -> Prepared:
     everything = Dataset(tuple(inputs), targets, present)
     labeled, marks = torch.stack(list(present.values())).any(0), torch.from_numpy(parts)
     for part, name in ((VALIDATION, "validation"), (TEST, "test")):
-        notes += [_without_labels(t.task.name, name) for t in tasks if (parts == part).any() and not _any(present, t, parts == part)]
+        notes += [
+            _without_labels(t.task.name, name) for t in tasks if (parts == part).any() and not _any(present, t, parts == part)
+        ]
     return Prepared(
         training=everything.where((marks == TRAIN) & labeled),
         validation=everything.where((marks == VALIDATION) & labeled),
@@ -204,7 +206,9 @@ def _stacked(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
         return tables[0].select(list(names))
     columns = {}
     for name in names:
-        having = [table.column(name).combine_chunks() if name in table.column_names else pa.nulls(len(table)) for table in tables]
+        having = [
+            table.column(name).combine_chunks() if name in table.column_names else pa.nulls(len(table)) for table in tables
+        ]
         columns[name] = _joined(having)
     return pa.table(columns)
 
@@ -225,7 +229,7 @@ def _joined(columns: Sequence[pa.Array]) -> pa.Array:
 
 
 def _strata(column: pa.Array, free: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Labels as a few codes, -1 where missing: the values themselves, or the deciles (of the free rows) of a number with many."""
+    """Labels as a few codes, -1 where missing: the values themselves, or the deciles of a number with many."""
     codes = _codes(column)
     if codes.max(initial=-1) < MAX_STRATA or not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return codes
@@ -253,10 +257,11 @@ def _times(column: pa.ChunkedArray, name: str) -> NDArray[np.float64]:
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us")).cast(pa.int64())
     try:
-        return column.cast(pa.float64()).to_numpy().astype(np.float64)
+        times: NDArray[np.float64] = column.cast(pa.float64()).to_numpy().astype(np.float64)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         mend = "Give a column of dates or numbers."
         raise PolytaskError(f"not a time: {error}", where=where, found=str(column.type), mend=mend) from None
+    return times
 
 
 def _any(present: Mapping[str, torch.Tensor], fitted: FittedTask, rows: NDArray[np.bool_]) -> bool:

@@ -23,9 +23,7 @@ from polytask.splitting import Split
 from polytask.task import Task
 from polytask.trainer import Trainer
 
-FAMILIES: dict[str, type[Component]] = {
-    family.family: family for family in (Source, Task, Encoder, Sharing, Head, Balancer)
-}
+FAMILIES: dict[str, type[Component]] = {family.family: family for family in (Source, Task, Encoder, Sharing, Head, Balancer)}
 
 
 class Recipe(Settings):
@@ -75,7 +73,10 @@ class Recipe(Settings):
     def _names_agree(self) -> Self:
         tasks = [task.name for task in self.tasks]
         sources = [source.label for source in self.sources]
-        for words, what, mend in ((tasks, "tasks", "Name them apart: a=file.csv:column."), (sources, "sources", "Give each a name.")):
+        for words, what, mend in (
+            (tasks, "tasks", "Name them apart: a=file.csv:column."),
+            (sources, "sources", "Give each a name."),
+        ):
             twice = sorted({word for word in words if words.count(word) > 1})
             if twice:
                 raise PolytaskError(f"two {what} are called {listed(map(repr, twice))}", where=what, mend=mend)
@@ -123,7 +124,7 @@ class Recipe(Settings):
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """The JSON schema of a recipe file, with every kind of every family that can be imported, for editors to complete from."""
+        """The JSON schema of a recipe file, with every kind that can be imported, for editors to complete from."""
         schema = cls.model_json_schema(mode="validation")
         definitions = schema.setdefault("$defs", {})
         for family in FAMILIES.values():
@@ -144,7 +145,9 @@ class Recipe(Settings):
 
 
 def changed(fields: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """A recipe's plain values after changes such as ``"trainer.epochs=5"`` or ``"tasks.price.weight=2"``; values are read as YAML.
+    """A recipe's plain values after changes such as ``"trainer.epochs=5"`` or ``"tasks.price.weight=2"``.
+
+    The values are read as YAML.
 
     Raises:
         PolytaskError: A change has no "=", or its path leads nowhere.

@@ -26,12 +26,15 @@ class Scorer:
         higher_is_better: Whether more is better.
         reads: Which view of the prediction it compares with the target: "value" [N] in the column's units, "label" (int64 class
             codes [N]) or "probability" ([N] of the second of two classes, else [N, K]).
+        is_ratio: Whether a change in percent means something. It does not where zero is what a constant scores, as for R2:
+            from 0.01 to 0.02 is no gain of 100 %.
     """
 
     name: str
     compute: Callable[[Tensor, Tensor], Tensor | float]
     higher_is_better: bool
     reads: View
+    is_ratio: bool = True
 
 
 def user_scorer(metric: Callable[..., Any], known: Mapping[str, Scorer]) -> Scorer:

@@ -25,10 +25,7 @@ from polytask.scorer import Scorer
 HEADERS = ("task", "metric", "score", "95 % interval", "constant", "rows")
 CAPTION = "constant: the best prediction that is the same for every row."
 N_NAMES = 2  # columns of text, at the left
-MAX_NAME = 30
 PAGE_WIDTH = 100
-MAX_DRAWN = 8_000_000
-MIN_RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,8 @@ class Scores(Mapping[str, TaskScores]):
     def __rich__(self) -> Group:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for index, header in enumerate(HEADERS):
-            table.add_column(header, justify="right" if index >= N_NAMES else "left", no_wrap=True)
+            number = index >= N_NAMES  # where a page is narrow names are folded, never a number
+            table.add_column(header, justify="right" if number else "left", no_wrap=number, overflow="fold")
         for row in self._rows():
             table.add_row(*map(Text, row))
         return Group(table, Text(CAPTION))
@@ -137,14 +135,13 @@ class Scores(Mapping[str, TaskScores]):
 
     def _rows(self) -> list[tuple[str, ...]]:
         """The cells of the table; a task and its rows are named in its first line only."""
-        numbers = [[_numbers(score) for score in task.scores.values()] for task in self.tasks.values()]
-        ends = [max((len(cells[end]) for of_task in numbers for cells in of_task), default=0) for end in (1, 2)]
         rows: list[tuple[str, ...]] = []
-        for task, of_task in zip(self.tasks.values(), numbers, strict=True):
-            for index, (metric, (value, low, high, constant)) in enumerate(zip(task.scores, of_task, strict=True)):
-                interval = "-" if low == "-" else f"{low:>{ends[0]}} to {high:>{ends[1]}}"
-                name, n_rows = (_shortened(task.task), f"{task.n_rows:,}") if index == 0 else ("", "")
-                rows.append((name, _shortened(metric), value, interval, constant, n_rows))
+        for task in self.tasks.values():
+            for index, (metric, score) in enumerate(task.scores.items()):
+                value, low, high, constant = _numbers(score)
+                interval = "-" if low == "-" else f"{low} to {high}"
+                name, n_rows = (task.task, f"{task.n_rows:,}") if index == 0 else ("", "")
+                rows.append((name, metric, value, interval, constant, n_rows))
         return rows
 
 
@@ -161,8 +158,6 @@ def score_task(
 ) -> TaskScores:
     """Every metric of one task with its bootstrap interval, beside the score of the best constant prediction.
 
-    All metrics meet the same resamples. Above 16,000 rows fewer are drawn (8,000,000 rows in all, but no fewer than 200 times).
-
     Args:
         task: The task's name.
         kind: Its kind.
@@ -170,7 +165,7 @@ def score_task(
         views: The prediction as value, label and probability, ``[N, ...]`` each; see Scorer.
         constant_views: The same of the best constant prediction; empty where there is none.
         target: What is true, ``[N]``.
-        n_resamples: How often the rows are resampled.
+        n_resamples: How often the rows are resampled; 0 for no intervals.
         seed: Of the resampling.
 
     Raises:
@@ -183,8 +178,6 @@ def score_task(
         >>> score_task("price", "regression", regression_scorers(), views, constant, target).scores["mae"]
         Score(value=0.25, low=0.0, high=0.75, constant=1.5, higher_is_better=False)
     """
-    n_rows = len(target)
-    n_resamples = min(n_resamples, max(MIN_RESAMPLES, MAX_DRAWN // max(n_rows, 1)))
     scores = {}
     for name, scorer in scorers.items():
         if scorer.reads not in views:
@@ -197,7 +190,7 @@ def score_task(
         except Exception as error:
             what = f"the metric {name!r} failed: {type(error).__name__}: {error}"
             raise PolytaskError(what, where=f"task {task!r}", mend="Mend it, or leave it out of the task's metrics.") from error
-    return TaskScores(task, kind, n_rows, scores)
+    return TaskScores(task, kind, len(target), scores)
 
 
 def _score(scorer: Scorer, view: Tensor, constant: Tensor | None, target: Tensor, n_resamples: int, seed: int) -> Score:
@@ -239,10 +232,6 @@ def _plain(score: Score) -> dict[str, float | None]:
 def _score_of(plain: Mapping[str, Any]) -> Score:
     numbers = {key: math.nan if value is None else float(value) for key, value in plain.items() if key != "higher_is_better"}
     return Score(**numbers, higher_is_better=bool(plain["higher_is_better"]))
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
 
 
 def _numbers(score: Score) -> tuple[str, str, str, str]:

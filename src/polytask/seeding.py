@@ -59,7 +59,7 @@ def seed_draws(module: nn.Module, seed: int, clock: Clock) -> nn.Module:
 
 
 def _mixed(seed: int, step: int) -> int:
-    """splitmix64 (Steele 2014): neighbouring steps give unrelated seeds, also in the low 32 bits that torch's CPU generator reads."""
+    """splitmix64 (Steele 2014): neighbors give unrelated seeds, also in the low 32 bits, which torch's CPU generator reads."""
     z = (seed + 0x9E3779B97F4A7C15 * (step + 1)) & _MASK
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK

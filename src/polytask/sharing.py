@@ -18,7 +18,8 @@ StageOutputs = tuple[Features, ...]
 class SharedTrunk(nn.Module):
     """What a sharing scheme builds: inputs to each task's features.
 
-    ``forward(inputs, tasks)`` returns for every one of ``tasks`` the outputs of its stem and stages, whose shapes are ``specs``.
+    ``forward(inputs, tasks)`` returns for every one of ``tasks`` the outputs of its stem and stages, whose shapes are
+    ``specs``.
     """
 
     specs: tuple[FeatureSpec, ...]
@@ -39,8 +40,8 @@ class SharedTrunk(nn.Module):
 class Sharing(Component, family="sharings"):
     """How tasks share stages. To add a scheme, write ``sharings/<kind>.py`` with one class that has ``build``.
 
-    A scheme sees only a TrunkPlan, so it works on every kind of input. Which parameters two or more tasks reach is found from the
-    losses, not named here.
+    A scheme sees only a TrunkPlan, so it works on every kind of input. Which parameters two or more tasks reach is found from
+    the losses, not named here.
 
     Class attributes:
         independent: True where no parameter is shared: clipping, schedule and early stopping are then per task.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -177,7 +177,7 @@ def like(original: object, table: pa.Table) -> Any:
 
 
 def as_table(value: object) -> pa.Table:
-    """A data frame, or a mapping of names to 1-D arrays, as a table of plain types.
+    """A data frame, or a mapping of names to 1-D arrays, as a table of plain types that shares no memory with it.
 
     Raises:
         PolytaskError: It is neither, its arrays differ in length, or a column mixes types.
@@ -187,14 +187,14 @@ def as_table(value: object) -> pa.Table:
         {'area': [80, None], 'kind': ['flat', 'house']}
     """
     if isinstance(value, Mapping):
-        return _stacked({str(name): np.asarray(array) for name, array in value.items()})
+        return _stacked({str(name): np.array(array) for name, array in value.items()})
     try:
         frame = _narwhals_frame(value)
         if frame is None:
             mend = "Give a data frame (pandas, polars, pyarrow, ...) or a mapping of names to 1-D arrays."
             raise PolytaskError("not a data frame", found=_type_name(value), mend=mend)
         eager = frame.collect() if isinstance(frame, nw.LazyFrame) else nw.maybe_reset_index(frame)
-        return plain_table(eager.to_arrow())
+        return plain_table(eager.clone().to_arrow())
     except (pa.ArrowException, nw.exceptions.NarwhalsError, TypeError) as error:
         why = " ".join(str(error).split())
         mend = "Give each column a name of its own and one type."

@@ -77,7 +77,8 @@ def assign(
 
     Rows are stratified over all tasks at once by iterative stratification: the rarest label is dealt first, each part getting
     what it still lacks of it. Rows of one label are dealt in the order of their other labels, so that pairs of labels are
-    balanced too. Where a label allows, at least one of its rows trains. Part sizes are exact, but for groups and equal times.
+    balanced too. The training part gets a row of every label, as far as can be. Part sizes are exact, but for groups and equal
+    times.
 
     Args:
         split: The shares. Where ``fixed`` has validation or test rows, no further ones are drawn; the shares are of free rows.

@@ -50,9 +50,10 @@ class Codec(Settings):
 class Task(Component, family="tasks"):
     """One thing to predict.
 
-    To add a kind, write ``tasks/<kind>.py`` with one class that has the abstract methods below. The order of use is: ``fit_target``
-    on the training labels gives a Codec; ``encode`` turns a column into targets; ``row_losses`` compares a head's output with them;
-    ``estimate`` turns an output into probabilities or a mean; ``views`` says these in the column's own units; ``answer`` makes columns.
+    To add a kind, write ``tasks/<kind>.py`` with one class that has the abstract methods below. The order of use is:
+    ``fit_target`` on the training labels gives a Codec; ``encode`` turns a column into targets; ``row_losses`` compares a
+    head's output with them; ``estimate`` turns an output into probabilities or a mean; ``views`` says these in the column's
+    own units; ``answer`` makes columns.
 
     Args:
         name: The task's name, and its column where ``column`` is not given.
@@ -103,7 +104,9 @@ class Task(Component, family="tasks"):
 
     @abstractmethod
     def fit_target(self, column: pa.Array) -> Codec:
-        """Learn classes, center and scale from the training labels (no nulls); ``start`` and ``null_loss`` are found afterwards.
+        """Learn classes, center and scale from the training labels (no nulls).
+
+        ``start`` and ``null_loss`` are found afterwards.
 
         Raises:
             PolytaskError: The labels are of the wrong type, or constant.
@@ -214,7 +217,9 @@ class FittedTask:
         if not isinstance(losses, Tensor) or losses.shape != target.shape[:1]:
             found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
             mend = f"Return a tensor of shape ({len(target)},), without taking the mean."
-            raise PolytaskError("the loss must give one value per row", where=f"task {self.task.name!r}", found=found, mend=mend)
+            raise PolytaskError(
+                "the loss must give one value per row", where=f"task {self.task.name!r}", found=found, mend=mend
+            )
         return losses
 
     def _with_constant(self, target: Tensor) -> FittedTask:
@@ -236,7 +241,7 @@ class FittedTask:
         def closure() -> Tensor:
             optimizer.zero_grad()
             loss = self._losses(output.expand(len(value), -1), value).mean()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
         with torch.enable_grad():
@@ -252,14 +257,18 @@ def numbers(column: pa.Array, where: str) -> np.ndarray[Any, np.dtype[np.float64
     """
     try:
         text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-        values = column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
+        values: np.ndarray[Any, np.dtype[np.float64]] = (
+            column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
+        )
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
         example = next(value for value in column.drop_null().to_pylist() if not _is_number(value)) if text else column.type
         mend = "Mend these cells, say which text means missing, or choose a task for classes such as multiclass."
         raise PolytaskError("the labels are not numbers", where=where, found=repr(example), mend=mend) from None
     infinite = np.flatnonzero(np.isinf(values))
     if len(infinite):
-        raise PolytaskError(f"{len(infinite)} labels are infinite", where=where, found=f"row {infinite[0] + 1}", mend="Mend or drop them.")
+        raise PolytaskError(
+            f"{len(infinite)} labels are infinite", where=where, found=f"row {infinite[0] + 1}", mend="Mend or drop them."
+        )
     return values
 
 

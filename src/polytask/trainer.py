@@ -35,8 +35,10 @@ class Trainer(Settings):
         schedule: The learning rate over time, after a warm-up.
         warmup: The share of all steps in which the learning rate rises to its value.
         clip: The largest norm of the whole gradient; None does not clip.
-        patience: Stop after so many epochs in which the mean normalized validation loss did not improve; None never stops. The weights
-            of the best epoch are kept in any case.
+        patience: Stop after so many epochs in which the mean normalized validation loss did not improve; None never stops.
+            The weights of the best epoch are kept in any case.
+        average: Judge and keep an exponential moving average of the weights, which forgets this share of it less than 1 a
+            step (0.99: the last hundred steps or so; fewer at the start); None keeps the raw weights.
         device: "auto" takes a GPU if there is one.
         deterministic: Ask torch for deterministic algorithms; slower on a GPU, and refused where an operation has none.
     """
@@ -48,6 +50,7 @@ class Trainer(Settings):
     warmup: float = Field(default=0.0, ge=0, le=1)
     clip: float | None = Field(default=1.0, gt=0)
     patience: int | None = Field(default=16, ge=1)
+    average: float | None = Field(default=0.99, gt=0, lt=1)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     deterministic: bool = False
 
@@ -155,6 +158,7 @@ class _Loop:
         self.batch_size = settings.rows_per_step(training.n_rows)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = settings.optimizer.build(self.parameters, self.device)
+        self.average = None if settings.average is None else Average(model, settings.average)
         self.balance = Balance(model, balancer)
         self.balance.start(training.tasks)
         self.n_steps = settings.epochs * len(epoch_batches(training.n_rows, self.batch_size, seed, 0))
@@ -167,6 +171,8 @@ class _Loop:
         began = time.perf_counter()
         for epoch in range(self.settings.epochs):
             losses = self._epoch(epoch)
+            if self.average is not None:
+                self.average.swap()
             validation = mean_losses(self.model, self.validation) if self.deciding else {}
             selection = sum(validation[t] for t in self.deciding) / len(self.deciding) if self.deciding else None
             self._check_finite(losses | validation, epoch)
@@ -176,6 +182,8 @@ class _Loop:
                 best = best if selection is None else selection
             else:
                 waited += 1
+            if self.average is not None:
+                self.average.swap()
             rate = self.optimizer.param_groups[0]["lr"]
             seconds = time.perf_counter() - began
             history.append(Epoch(epoch + 1, seconds, rate, losses, validation, selection, self.balance.weights, improved))
@@ -215,6 +223,8 @@ class _Loop:
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update()
         if self.balance.balancer.observes:
             with torch.no_grad():
                 self.balance.observe(self.model.losses(batch))
@@ -228,8 +238,35 @@ class _Loop:
             raise PolytaskError("the loss is no longer finite", where=where, mend=mend)
 
 
+class Average:
+    """An exponential moving average of a network's weights, beside them.
+
+    Buffers such as batch statistics stay the network's own. The decay at step t, from 1, is the smaller of ``decay`` and (1 +
+    t) / (10 + t), so that the initial weights are soon forgotten (Tan and Le 2019 and TensorFlow's ExponentialMovingAverage
+    do the same).
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self.weights = [p for p in network.parameters() if p.requires_grad]
+        self.averages = [p.detach().clone() for p in self.weights]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.averages, list(self.weights), 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the network's weights and their average; twice is as before."""
+        for weight, average in zip(self.weights, self.averages, strict=True):
+            weight.data, average.data = average.data, weight.data
+
+
 def set_scales(model: MultiTaskModel, data: Dataset, batch_size: int) -> None:
-    """Give a task without a best constant (one whose loss couples rows) a scale: its loss before training, over the first 20 batches."""
+    """Give a task without a best constant (its loss couples rows) a scale: its loss before training, over 20 batches."""
     unscaled = [task for task, fitted in model.tasks.items() if fitted.codec.null_loss is None]
     if not unscaled:
         return

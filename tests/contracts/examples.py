@@ -1,4 +1,4 @@
-"""One example of every plug-in there is: the built-ins, the toys of tests/plugins, and those of a package found by entry point."""
+"""One example of every plug-in: the built-ins, the toys of tests/plugins, and those of a package found by its entry points."""
 
 from __future__ import annotations
 
@@ -45,5 +45,3 @@ def example(family: type[C], kind: str) -> C:
     """An object of a plug-in, with the least that must be said."""
     fields = FIELDS.get((family.family, kind), {})
     return family.find(kind)(**({"name": "y"} | fields if family.family == "tasks" else fields))
-
-

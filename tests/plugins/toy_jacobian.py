@@ -10,13 +10,13 @@ from polytask.balancer import JacobianBalancer, Signals, State
 
 
 class ToyJacobian(JacobianBalancer):
-    """The mean gradient where all tasks agree on its sign, nothing elsewhere."""
+    """The mean gradient where no two tasks disagree on its sign, nothing elsewhere; a task that does not reach a parameter has
+    no say."""
 
-    paper: ClassVar[str] = "Parascandolo 2021 (AND-mask), arXiv:2009.00329, section 3.1, with every task agreeing"
+    paper: ClassVar[str] = "Chen 2020 (GradDrop), arXiv:2010.06808, algorithm 1, dropping all where the sign is not pure"
     weights_sum_to: ClassVar[str] = "no weights: it gives an update no longer than the mean gradient"
 
     def step(self, state: State, signals: Signals) -> tuple[Tensor, State]:
         assert signals.jacobian is not None
-        signs = signals.jacobian.sign()
-        agreed = (signs == signs[:1]).all(0)
-        return signals.jacobian.mean(0) * agreed, state
+        disputed = (signals.jacobian > 0).any(0) & (signals.jacobian < 0).any(0)
+        return signals.jacobian.mean(0) * ~disputed, state

@@ -56,6 +56,7 @@ def refusal(folder: Path, text: str | bytes, **options: Any) -> str:
         (["None", "left"], "string", ["None", "left"]),
         (["?", "1"], "string", ["?", "1"]),
         (["true", "perhaps"], "string", ["true", "perhaps"]),
+        (["true", "1"], "string", ["true", "1"]),
     ],
 )
 def test_a_column_gets_the_narrowest_type_that_reads_every_cell(
@@ -221,6 +222,7 @@ def test_the_wrong_encoding_names_the_byte_and_what_would_fit(tmp_path: Path) ->
     ("options", "told"),
     [
         ({"encoding": "utf-9"}, "no such encoding"),
+        ({"encoding": "base64"}, "no such encoding"),
         ({"delimiter": ";;"}, "at most 1 character"),
         ({"delimter": ";"}, "CSV has no field 'delimter'. Did you mean 'delimiter'?"),
         ({"decimal": "'"}, "'.' or ','"),

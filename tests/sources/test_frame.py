@@ -61,10 +61,12 @@ def test_rows_are_not_in_the_schema_nor_in_the_repr() -> None:
 
 
 def test_later_changes_to_the_frame_do_not_reach_the_source() -> None:
-    frame = pd.DataFrame({"a": [1.0, 2.0]})
-    source = Frame(frame)
-    frame.loc[0, "a"] = 99.0
-    assert source.read()["a"].to_pylist() == [1.0, 2.0]
+    frame, array = pd.DataFrame({"a": [1, 2], "b": [1.0, 2.0]}), np.array([1, 2])
+    sources = Frame(frame), Frame({"a": array})
+    frame.loc[0] = 99
+    array[0] = 99
+    assert sources[0].read().to_pydict() == {"a": [1, 2], "b": [1.0, 2.0]}
+    assert sources[1].read().to_pydict() == {"a": [1, 2]}
 
 
 def test_a_frame_equals_itself() -> None:

@@ -21,7 +21,8 @@ class DWA(LossBalancer):
         temperature: High values make the weights more alike; 2 in the paper.
 
     Example:
-        >>> dwa, signals = DWA(), [Signals(("a", "b"), torch.tensor(l), epoch=e) for e, l in enumerate([[4.0, 4.0], [4.0, 2.0], [1.0, 1.0]])]
+        >>> dwa, signals = DWA(), [Signals(("a", "b"), torch.tensor(l), epoch=e) for e, l in enumerate([[4.0, 4.0], [4.0,
+        2.0], [1.0, 1.0]])]
         >>> state = dwa.start(["a", "b"])
         >>> for s in signals:
         ...     weights, state = dwa.step(state, s)

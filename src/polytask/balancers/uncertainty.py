@@ -15,9 +15,10 @@ from polytask.balancer import LossBalancer, Signals, State
 class Uncertainty(LossBalancer):
     """Weighs task t by exp(-s_t), where s_t = log sigma_t^2 is learned by minimizing sum_t exp(-s_t) L_t + s_t.
 
-    The paper has exp(-s)/2 and s/2 for a squared error (its equation 7) and exp(-s) and s/2 for a cross-entropy (equation 10), and trains
-    s with the network's optimizer. We use one form for every task, because the losses are normalized, and train s by an Adam of
-    its own, so that the weights do not depend on the network's learning rate or weight decay. At rest exp(-s_t) = 1 / L_t.
+    The paper has exp(-s)/2 and s/2 for a squared error (its equation 7) and exp(-s) and s/2 for a cross-entropy (equation
+    10), and trains s with the network's optimizer. We use one form for every task, because the losses are normalized, and
+    train s by an Adam of its own, so that the weights do not depend on the network's learning rate or weight decay. At rest
+    exp(-s_t) = 1 / L_t.
 
     Args:
         learning_rate: Of s.

@@ -17,7 +17,8 @@ from polytask.errors import PolytaskError
 class External(Encoder):
     """Any ``nn.Module`` that maps floats ``[B, n]`` to ``[B, D]``; give the module itself where an encoder is asked for.
 
-    It reads the numbers of the table, then one column of zeros and ones per category. A saved model holds its weights but not its
+    It reads the numbers of the table, then one column of zeros and ones per category. A saved model holds its weights but not
+    its
     code: ``load(path, modules={name: module})`` brings it back.
     """
 
@@ -34,7 +35,9 @@ class External(Encoder):
             width = probe({"numbers": torch.zeros(2, len(codec.numbers)), "categories": _no_codes(codec)}).tensor.shape
         if len(width) != 2:
             mend = "Return one vector per row, [B, D]."
-            raise PolytaskError("the encoder does not return vectors", where=self.name, found=f"shape {tuple(width)}", mend=mend)
+            raise PolytaskError(
+                "the encoder does not return vectors", where=self.name, found=f"shape {tuple(width)}", mend=mend
+            )
         make = copies_of(self.module)
         return Part(FeatureSpec("vector", width[1]), lambda: ExternalStem(make(), codec))
 

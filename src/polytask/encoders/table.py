@@ -19,9 +19,10 @@ from polytask.encoder import Encoder, Part
 class Table(Encoder):
     """Every column becomes a small vector, all vectors one linear layer, then residual blocks.
 
-    Numbers go through piecewise-linear embeddings (Gorishniy 2022, equation 1, in the variant that adds a linear path), whose bins
-    were found on the training rows, or are taken as they are. Categories have learned vectors; one never seen in training has
-    the zero vector. A block is x + dropout(linear(dropout(relu(linear(norm(x)))))), as in the ResNet of Gorishniy 2021.
+    Numbers go through piecewise-linear embeddings (Gorishniy 2022, equation 1, in the variant that adds a linear path), whose
+    bins were found on the training rows, or are taken as they are. Categories have learned vectors; one never seen in
+    training has the zero vector. A block is x + dropout(linear(dropout(relu(linear(norm(x)))))), as in the ResNet of
+    Gorishniy 2021.
 
     Args:
         width: D, the width of the stem's output and of every block.

@@ -46,14 +46,18 @@ Methods:
 {papers}
 
 ## Use
-`polytask predict RUN new.csv --out answers.csv`, or in Python `polytask.load(RUN).predict(frame)`. The folder holds plain values
-and weights only: loading it runs no code from it.
+`polytask predict RUN new.csv --out answers.csv`, or in Python `polytask.load(RUN).predict(frame)`. The folder holds plain
+values and weights only: loading it runs no code from it.
 """
 
 
 def _task_line(fitted: FittedTask) -> str:
     task, codec = fitted.task, fitted.codec
-    what = f"classes {listed(map(repr, codec.classes), 20)}" if codec.classes else f"center {codec.center:.4g}, scale {codec.scale:.4g}"
+    what = (
+        f"classes {listed(map(repr, codec.classes), 20)}"
+        if codec.classes
+        else f"center {codec.center:.4g}, scale {codec.scale:.4g}"
+    )
     return f"- **{task.name}** ({task.kind}, column `{task.label_column}`): {codec.n_labels} training labels; {what}"
 
 

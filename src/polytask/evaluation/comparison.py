@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from polytask.bundle import n_parameters
 from polytask.errors import PolytaskError, listed
 from polytask.evaluation.delta_m import DeltaM, delta_m
-from polytask.evaluation.verdict import TaskComparison
+from polytask.evaluation.verdict import TaskComparison, compare_losses
 from polytask.fitting import metric_values, row_losses, train_bundle
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
@@ -54,14 +55,13 @@ class Comparison:
         seeds = listed(self.seeds)
         width = max(4, *(len(task.task) for task in self.tasks))
         lines = [
-            f"Loss on the {self.n_rows:,} {self.judged_on} rows, divided by that of the best constant; mean over the seeds {seeds}.",
+            f"Loss on the {self.n_rows:,} {self.judged_on} rows, in units of the best constant's; mean over the seeds {seeds}.",
             f"{'task':<{width}}  {'alone':>8} {'together':>9}   {'change':>8}  {'95 % interval':<20} sharing",
         ]
         for task in self.tasks:
-            span = f"{task.low:+.1f} % to {task.high:+.1f} %"
-            lines.append(
-                f"{task.task:<{width}}  {task.alone:8.4f} {task.together:9.4f}   {task.change:+6.1f} %  {span:<20} {task.verdict}"
-            )
+            span = f"{task.change_low:+.1f} % to {task.change_high:+.1f} %"
+            losses = f"{task.alone:8.4f} {task.together:9.4f}   {task.change:+6.1f} %"
+            lines.append(f"{task.task:<{width}}  {losses}  {span:<20} {task.verdict}")
         if len(self.seeds) == 1:
             lines.append("One seed only: the intervals do not know how much another training would differ.")
         name_width = max(len(name) for _, name, _, _ in self.metrics)
@@ -69,8 +69,8 @@ class Comparison:
         lines += [f"{t:<{width}}  {m:<{name_width}}  {_number(alone)} {_number(both)}" for t, m, alone, both in self.metrics]
         lines += [
             "",
-            f"Delta-m {self.delta_m.by_metric:+.2f} % (mean over metrics), {self.delta_m.by_task:+.2f} % (mean over tasks); "
-            "above zero, together is better.",
+            f"Delta-m: {self.delta_m.by_metric:+.2f} % as a mean over metrics, {self.delta_m.by_task:+.2f} % over tasks;",
+            "above zero, together is better. r2 and kappa are not counted: a change in percent of them means nothing.",
             f"{self.parameters[0]:,} parameters and {self.seconds[0]:.1f} s alone, "
             f"{self.parameters[1]:,} and {self.seconds[1]:.1f} s together (per seed).",
         ]
@@ -117,12 +117,15 @@ def compare(
             trials.parameters += n_parameters(bundle.model)
             rows = data.select([task for task in tasks if task in judged])
             trials.add(row_losses(bundle, rows), metric_values(bundle, rows))
-    metrics = _metric_rows(judged, alone.mean_metrics(), together.mean_metrics())
     better = {f.task.name: _higher_is_better(f) for f in prepared.tasks if f.task.name in judged}
+    both, single = together.mean_metrics(), alone.mean_metrics()
+    gains = DeltaM(math.nan, math.nan, {})
+    if any(better.values()):
+        gains = delta_m(_only(both, better), _only(single, better), better)
     return Comparison(
-        tasks=tuple(TaskComparison.of_losses(task, together.losses_of(task), alone.losses_of(task)) for task in judged),
-        metrics=metrics,
-        delta_m=delta_m(together.mean_metrics(), alone.mean_metrics(), better),
+        tasks=tuple(compare_losses(task, alone.losses_of(task), together.losses_of(task)) for task in judged),
+        metrics=_metric_rows(judged, single, both),
+        delta_m=gains,
         seeds=numbers,
         n_rows=data.n_rows,
         judged_on=judged_on,
@@ -155,8 +158,14 @@ def _metric_rows(tasks: Sequence[str], alone: Metrics, together: Metrics) -> tup
     return tuple((task, metric, alone[task][metric], together[task][metric]) for task in tasks for metric in alone[task])
 
 
+def _only(metrics: Metrics, wanted: Mapping[str, Mapping[str, bool]]) -> Metrics:
+    return {task: {name: metrics[task][name] for name in names} for task, names in wanted.items()}
+
+
 def _higher_is_better(fitted: FittedTask) -> dict[str, bool]:
-    return {name: scorer.higher_is_better for name, scorer in fitted.task.chosen_scorers(fitted.codec).items()}
+    """The metrics of a task whose change in percent means something."""
+    scorers = fitted.task.chosen_scorers(fitted.codec)
+    return {name: scorer.higher_is_better for name, scorer in scorers.items() if scorer.is_ratio}
 
 
 def _number(value: float) -> str:

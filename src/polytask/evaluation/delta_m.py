@@ -16,8 +16,8 @@ class DeltaM:
     """The mean gain over single-task training in percent, under both conventions; positive is better than single-task.
 
     Attributes:
-        by_metric: The mean over all metrics, so that a task with five of nine metrics has five ninths of the say. CAGrad, Nash-MTL,
-            FAMO and most tables since print minus this number.
+        by_metric: The mean over all metrics, so that a task with five of nine metrics has five ninths of the say. CAGrad,
+            Nash-MTL, FAMO and most tables since print minus this number.
         by_task: The mean over tasks of the mean over each task's metrics. Maninis et al. and LibMTL print this number.
         per_task: The mean over each task's metrics; nan for a task that has none left.
         left_out: The metrics, as "task: metric", that have no gain: the baseline is 0, or a value is not finite.

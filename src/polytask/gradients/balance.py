@@ -68,7 +68,9 @@ class Balance:
             PolytaskError: There is no loss.
         """
         if not losses:
-            raise PolytaskError("no task has a loss in this batch", where="Balance.backward", mend="Skip batches without labels.")
+            raise PolytaskError(
+                "no task has a loss in this batch", where="Balance.backward", mend="Skip batches without labels."
+            )
         names, values = tuple(losses), list(losses.values())
         state, index = self._rows(names)
         detached = torch.stack([value.detach() for value in values])
@@ -76,11 +78,11 @@ class Balance:
         if isinstance(self.balancer, GramianBalancer | JacobianBalancer):
             weights, new = self._by_gradients(state, signals, values)
             if penalty is not None:
-                penalty.backward()  # type: ignore[no-untyped-call]
+                penalty.backward()
         else:
             weights, new = self.balancer.step(state, signals)
             total = torch.dot(weights, torch.stack(values))
-            (total if penalty is None else total + penalty).backward()  # type: ignore[no-untyped-call]
+            (total if penalty is None else total + penalty).backward()
         self._last = (names, weights.detach())
         self._keep(new, index)
         self.steps += 1

@@ -17,8 +17,10 @@ from polytask.head import Head, PooledHead
 
 
 class External(Head):
-    """Any ``nn.Module`` that maps the pooled features ``[B, D]`` of the last stage to ``[B, width]``; give the module itself where a
-    head is asked for. The saved model holds its weights, and ``load(path, modules={name: module})`` brings back its code.
+    """Any ``nn.Module`` that maps the pooled features ``[B, D]`` of the last stage to ``[B, width]``.
+
+    Give the module itself where a head is asked for. The saved model holds its weights, and ``load(path, modules={name:
+    module})`` brings back its code.
     """
 
     placeholder: ClassVar[bool] = True

@@ -48,7 +48,7 @@ class HardTrunk(SharedTrunk):
         self.private = nn.ModuleList(nn.ModuleList(plan.stage(i, task) for i in private) for task in tasks)
 
     def forward(self, inputs: Sequence[Inputs], tasks: Sequence[str]) -> Mapping[str, StageOutputs]:
-        shared = (self.stem(inputs),)
+        shared: StageOutputs = (self.stem(inputs),)
         for stage in self.shared:
             shared = (*shared, stage(shared[-1]))
         return {task: self._own(task, shared) for task in tasks}

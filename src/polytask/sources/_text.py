@@ -6,10 +6,12 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
+from pydantic import AfterValidator
 
 from polytask.errors import PolytaskError, listed
 
@@ -43,6 +45,17 @@ DATE_ORDERS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 DATE_LIKE = r"^\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}($|[ T])|^\d{8}T\d{6}"
+
+
+def _known_encoding(name: str) -> str:
+    try:
+        "a".encode(name)
+    except LookupError:
+        raise ValueError("no such encoding; utf-8, latin-1, cp1252, gbk and utf-16 are common ones") from None
+    return name
+
+
+Encoding = Annotated[str, AfterValidator(_known_encoding)]
 
 
 def to_utf8(data: bytes, encoding: str, where: str) -> bytes:
@@ -89,6 +102,18 @@ def sniff_delimiter(data: bytes, exclude: str = "") -> str:
         return widths[0] > 1, widths.count(widths[0]) / len(widths), widths[0]
 
     return max((option for option in DELIMITERS if option != exclude), key=merit)
+
+
+def first_row(data: bytes, delimiter: str) -> list[str]:
+    r"""The cells of the first row, without blanks around them.
+
+    Example:
+        >>> first_row(b'\n"area", price\n80,1\n', ",")
+        ['area', 'price']
+    """
+    lines = io.StringIO(data[:SNIFFED_BYTES].decode(errors="replace"), newline="")
+    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    return [cell.strip() for cell in next((row for row in rows if row), [])]
 
 
 def read_cells(data: bytes, *, delimiter: str, header: bool, where: str) -> pa.Table:
@@ -183,7 +208,8 @@ def _values(text: pa.ChunkedArray, decimal: str, date_order: str | None) -> pa.C
     if pc.match_substring_regex(first, DATE_LIKE).as_py():
         return _as_dates(text, date_order)
     if first.lower() in ("true", "false"):
-        return _cast(text, pa.bool_())
+        all_are = pc.all(pc.is_in(pc.utf8_lower(present), pa.array(["true", "false"]))).as_py()
+        return text.cast(pa.bool_()) if all_are else None
     numbers = as_numbers(text, decimal)
     return None if numbers is None or _holds_codes(text) else numbers
 

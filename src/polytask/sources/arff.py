@@ -47,7 +47,7 @@ class ARFF(FileSource):
         {'spot size': ['X', 'R S'], 'activity': ['1', None], 'flares': [0.0, 2.5]}
     """
 
-    encoding: str = "utf-8"
+    encoding: _text.Encoding = "utf-8"
 
     suffixes: ClassVar[tuple[str, ...]] = (".arff",)
 

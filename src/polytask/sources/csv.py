@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from polytask.errors import PolytaskError, listed
 from polytask.sources import _text
 from polytask.sources._file import FileSource, read_bytes
-
-
-def _known_encoding(name: str) -> str:
-    try:
-        codecs.lookup(name)
-    except LookupError:
-        raise ValueError("no such encoding; utf-8, latin-1, cp1252, gbk and utf-16 are common ones") from None
-    return name
 
 
 class CSV(FileSource):
@@ -59,7 +50,7 @@ class CSV(FileSource):
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] | None = None
     header: bool = True
     names: tuple[str, ...] | None = None
-    encoding: Annotated[str, AfterValidator(_known_encoding)] = "utf-8"
+    encoding: _text.Encoding = "utf-8"
     comment: Annotated[str, Field(min_length=1)] | None = None
     missing: tuple[str, ...] = ("", "NA", "N/A", "NaN", "nan", "null", "NULL")
     strip: str = ""
@@ -73,12 +64,8 @@ class CSV(FileSource):
 
     def read(self) -> pa.Table:
         """The file as a table of typed columns."""
-        where = str(self.path)
-        data = _text.to_utf8(read_bytes(self.path), self.encoding, where)
-        if self.comment:
-            data = _text.without_comments(data, self.comment)
-        delimiter = self.delimiter or _text.sniff_delimiter(data, exclude=self.decimal)
-        table = self._renamed(_text.read_cells(data, delimiter=delimiter, header=self.header, where=where))
+        data, delimiter = self._data_and_delimiter()
+        table = self._renamed(_text.read_cells(data, delimiter=delimiter, header=self.header, where=str(self.path)))
         columns = [
             _text.typed(column, missing=self.missing, strip=self.strip, decimal=self.decimal, date_order=self.date_order)
             for column in table.columns
@@ -86,12 +73,17 @@ class CSV(FileSource):
         return pa.table(columns, names=table.column_names)
 
     def read_other(self, datum: Path, needed: Collection[str]) -> pa.Table:
-        """As ``Source.read_other``; a header counts where the file has one with the needed names, also if this file had none."""
-        if self.names is not None or not self.header:
-            with_header = self.with_datum(datum, names=None, header=True).read()
-            if set(needed) <= set(with_header.column_names):
-                return with_header
-        return super().read_other(datum, needed)
+        """As ``Source.read_other``; a first row that holds the needed names is a header, whatever this file had."""
+        other = self.with_datum(datum)
+        if needed and set(needed) <= set(_text.first_row(*other._data_and_delimiter())):
+            other = other.with_datum(datum, names=None, header=True)
+        return other.read()
+
+    def _data_and_delimiter(self) -> tuple[bytes, str]:
+        data = _text.to_utf8(read_bytes(self.path), self.encoding, str(self.path))
+        if self.comment:
+            data = _text.without_comments(data, self.comment)
+        return data, self.delimiter or _text.sniff_delimiter(data, exclude=self.decimal)
 
     def _renamed(self, table: pa.Table) -> pa.Table:
         if self.names is None:

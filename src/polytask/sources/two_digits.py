@@ -18,9 +18,10 @@ SHARES = {"main": 0.6, "validation": 0.2, "test": 0.2}
 class TwoDigits(Source):
     """1,797 real scans of 8 x 8 pixels (NIST, Alpaydin and Kaynak 1998), two of them on each canvas of 8 x 16.
 
-    The scans are split into training, validation and test before they are put together, so that no scan is in two parts. Columns: the
-    pixels ``row0_col00`` to ``row7_col15`` (0 to 16), and the labels ``left``, ``right``, ``total`` (their sum) and ``same`` (whether
-    they are equal, which one canvas in four is made to be).
+    The scans are split into training, validation and test before they are put together, so that no scan is in two parts.
+    Columns: the pixels ``row0_col00`` to ``row7_col15`` (0 to 16), and the labels ``left``, ``right``, ``total`` (their sum)
+        and ``same``
+    (whether they are equal, which one canvas in four is made to be).
 
     Args:
         rows: Canvases for training; validation and test have a quarter of it each.

@@ -40,7 +40,9 @@ class ClassTask(Task, abstract=True):
         if len(classes) < 2:
             found = f"only {classes[0]!r}" if classes else "no label"
             mend = "Leave this task out, or give its classes."
-            raise PolytaskError("a task with classes needs two of them in the training rows", where=where, found=found, mend=mend)
+            raise PolytaskError(
+                "a task with classes needs two of them in the training rows", where=where, found=found, mend=mend
+            )
 
     @abstractmethod
     def width(self, n_classes: int) -> int:
@@ -87,7 +89,9 @@ def _sorted_classes(column: pa.Array, where: str) -> tuple[ClassValue, ...]:
     try:
         return tuple(sorted(values.to_pylist()))
     except TypeError as error:
-        raise PolytaskError(f"cannot sort the classes ({error})", where=where, mend="Give them as text, numbers or booleans.") from None
+        raise PolytaskError(
+            f"cannot sort the classes ({error})", where=where, mend="Give them as text, numbers or booleans."
+        ) from None
 
 
 def _whole(column: pa.Array) -> pa.Array:

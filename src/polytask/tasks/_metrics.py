@@ -43,7 +43,7 @@ SMALLEST_RATE = torch.finfo(torch.float32).tiny
 def regression_scorers() -> dict[str, Scorer]:
     """r2, rmse and mae of values in the column's units."""
     return _by_name(
-        _scorer("r2", r2, R2Score, "value"),
+        _scorer("r2", r2, R2Score, "value", is_ratio=False),
         _scorer("rmse", rmse, MeanSquaredError, "value"),
         _scorer("mae", mae, MeanAbsoluteError, "value"),
     )
@@ -86,7 +86,7 @@ def ordinal_scorers(n_classes: int) -> dict[str, Scorer]:
     return _by_name(
         known["accuracy"],
         _scorer("mae", mae, MeanAbsoluteError, "label"),
-        _scorer("kappa", kappa, MulticlassCohenKappa, "label"),
+        _scorer("kappa", kappa, MulticlassCohenKappa, "label", is_ratio=False),
         known["log_loss"],
     )
 
@@ -160,8 +160,10 @@ def _unchecked(metric: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tens
     return partial(metric, validate_args=False)
 
 
-def _scorer(name: str, compute: Callable[[Tensor, Tensor], Tensor | float], metric: type[Metric], reads: View) -> Scorer:
-    return Scorer(name, compute, bool(metric.higher_is_better), reads)
+def _scorer(
+    name: str, compute: Callable[[Tensor, Tensor], Tensor | float], metric: type[Metric], reads: View, is_ratio: bool = True
+) -> Scorer:
+    return Scorer(name, compute, bool(metric.higher_is_better), reads, is_ratio)
 
 
 def _by_name(*scorers: Scorer) -> dict[str, Scorer]:

@@ -22,9 +22,9 @@ MAX_LOG_RATE = 20.0
 class Count(Task):
     """How many: whole numbers from 0, with half the Poisson deviance y log(y/r) - (y - r) as loss and a log link.
 
-    The deviance differs from the Poisson negative log-likelihood by what does not depend on the rate r; unlike that, it is never
-    negative, so that dividing by the loss of the best constant means something. Target and rate are divided by the training mean,
-    and the log rate is held below 20, where exp would overflow the metrics.
+    The deviance differs from the Poisson negative log-likelihood by what does not depend on the rate r; unlike that, it is
+    never negative, so that dividing by the loss of the best constant means something. Target and rate are divided by the
+    training mean, and the log rate is held below 20, where exp would overflow the metrics.
 
     Example:
         >>> task = Count("casual")

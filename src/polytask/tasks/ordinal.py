@@ -19,8 +19,8 @@ class Ordinal(ClassTask):
     """One of K ordered classes, by K-1 conditional questions: given y >= k, is y > k?
 
     P(y > k) is the product of the answers up to k, so the probabilities are in order whatever the network says. The loss is the
-    negative log-likelihood of the row's class. CORN's authors average each question over the rows that reach it; we do not, so that
-    every row counts once and the loss is comparable with a cross-entropy.
+    negative log-likelihood of the row's class. CORN's authors average each question over the rows that reach it; we do not,
+    so that every row counts once and the loss is comparable with a cross-entropy.
 
     Args:
         classes: The classes from lowest to highest; None sorts those found (numbers by size, texts by alphabet).
