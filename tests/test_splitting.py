@@ -90,6 +90,13 @@ def test_many_tasks_are_balanced_at_once(n_rows: int) -> None:
     assert np.mean(split) < 0.5 * np.mean(drawn)
 
 
+def test_pairs_of_classes_are_balanced_too() -> None:
+    labels = classes(3000, n_tasks=2, n_classes=6)
+    pairs = {"pair": np.where((labels["task0"] < 0) | (labels["task1"] < 0), -1, labels["task0"] * 6 + labels["task1"])}
+    assert imbalance(assign(Split(), 3000, labels=labels, seed=0), pairs) < 0.4
+    assert imbalance(assign(Split(stratify=False), 3000, labels=labels, seed=0), pairs) > 1.2
+
+
 def test_only_the_tasks_named_are_stratified() -> None:
     labels = classes(2000, n_tasks=2, n_classes=10)
     parts = assign(Split(stratify=("task1",)), 2000, labels=labels, seed=0)

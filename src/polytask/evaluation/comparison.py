@@ -48,8 +48,8 @@ class Comparison:
     seconds: tuple[float, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+        """As plain values, None for what is not finite."""
+        return dict(_finite(asdict(self)))
 
     def __str__(self) -> str:
         seeds = listed(self.seeds)
@@ -71,6 +71,7 @@ class Comparison:
             "",
             f"Delta-m: {self.delta_m.by_metric:+.2f} % as a mean over metrics, {self.delta_m.by_task:+.2f} % over tasks;",
             "above zero, together is better. r2 and kappa are not counted: a change in percent of them means nothing.",
+            *([f"Not counted: {listed(self.delta_m.left_out)}, for what alone scored."] if self.delta_m.left_out else []),
             f"{self.parameters[0]:,} parameters and {self.seconds[0]:.1f} s alone, "
             f"{self.parameters[1]:,} and {self.seconds[1]:.1f} s together (per seed).",
         ]
@@ -166,6 +167,15 @@ def _higher_is_better(fitted: FittedTask) -> dict[str, bool]:
     """The metrics of a task whose change in percent means something."""
     scorers = fitted.task.chosen_scorers(fitted.codec)
     return {name: scorer.higher_is_better for name, scorer in scorers.items() if scorer.is_ratio}
+
+
+def _finite(value: Any) -> Any:
+    """Plain values as JSON may hold them."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(value: float) -> str:
