@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from polytask.columns import CLIP, ColumnKind, InputCodec, describe_column
+from polytask.cells import CLIP, ColumnKind
+from polytask.columns import InputCodec, describe_column
 from polytask.errors import PolytaskError
 
 TABLE = pa.table(

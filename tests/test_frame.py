@@ -27,7 +27,7 @@ from polytask.trainer import Trainer
 N_ROWS = 160
 STEPS = [f"t{i}" for i in range(6)]
 N_NUMBERS = 10  # a number per step, and whether it is missing for the four that may be
-TOY_ENCODERS = ["toy_conv", "toy_lstm", "ensemble"]
+TOY_ENCODERS = ["toy_conv", "toy_lstm", "ensemble", "series_ensemble"]
 TOY_BALANCERS = ["famo_like", "unit_gramian", "toy_jacobian", "inverse_loss"]
 
 

@@ -87,6 +87,7 @@ def describe(family: str, kind: str) -> str:
     lines = list(_parameters(cls))
     parts.append("Parameters\n" + "\n".join(lines) if lines else "It has no parameters.")
     facts = {
+        "write": _usage(family, cls),
         "weights sum to": getattr(cls, "weights_sum_to", ""),
         "a step costs": getattr(cls, "cost", ""),
         "metrics": ", ".join(getattr(cls, "default_metrics", ())),
@@ -111,7 +112,7 @@ def meanings(cls: type[Settings]) -> dict[str, str]:
         sections = SECTION.split(inspect.cleandoc(owner.__doc__ or ""))
         for title, text in zip(sections[1::2], sections[2::2], strict=True):
             if title in ("Args", "Attributes"):
-                found = {name: " ".join(meaning.split()) for name, meaning in FIELD.findall(text)} | found
+                found = {name: _plain(meaning) for name, meaning in FIELD.findall(text)} | found
     return found
 
 
@@ -127,9 +128,11 @@ def yaml_text(value: object) -> str:
 
 
 def _parameters(cls: type[Settings]) -> Iterator[str]:
-    """Every field with its type, bounds, default and meaning."""
+    """Every field with its type, bounds, default and meaning; those of the class itself before those of its bases."""
     schema, told = cls.model_json_schema(), meanings(cls)
-    for name, field in schema.get("properties", {}).items():
+    fields = schema.get("properties", {})
+    for name in sorted(fields, key=lambda name: _depth(cls, name)):
+        field = fields[name]
         default = "required" if name in schema.get("required", ()) else f"default {_default(cls, name, field)}"
         yield f"  {name}: {_type_of(field, schema.get('$defs', {}))}; {default}"
         if name in told:
@@ -141,6 +144,23 @@ def _default(cls: type[Settings], name: str, field: dict[str, Any]) -> str:
         return yaml_text(field["default"])
     value = cls.model_fields[name].get_default(call_default_factory=True)
     return yaml_text(value.to_dict() if hasattr(value, "to_dict") else value)
+
+
+def _depth(cls: type[Settings], name: str) -> int:
+    """How far up the bases a field is from."""
+    return next(depth for depth, owner in enumerate(cls.__mro__) if name in inspect.get_annotations(owner))
+
+
+def _usage(family: str, cls: type[Component]) -> str:
+    """How to choose a kind on the command line, with one of its own fields."""
+    word = family.removesuffix("s")
+    if family == "sources":
+        return ""
+    if family == "tasks":
+        return f"--task COLUMN:{cls.kind}"
+    flags = f"--set head={cls.kind}" if family == "heads" else f"--{word} {cls.kind}"
+    own = next((name for name in cls.model_fields if name in inspect.get_annotations(cls)), None)
+    return flags if own is None else f"{flags} --set {word}.{own}=..."
 
 
 def _type_of(field: dict[str, Any], definitions: dict[str, Any]) -> str:
@@ -167,7 +187,12 @@ def _type_of(field: dict[str, Any], definitions: dict[str, Any]) -> str:
 def _text_of(cls: type[Settings]) -> str:
     """The docstring before its sections, in paragraphs."""
     text = SECTION.split(inspect.cleandoc(cls.__doc__ or ""))[0]
-    return "\n\n".join(_wrapped(" ".join(part.split())) for part in text.strip().split("\n\n"))
+    return "\n\n".join(_wrapped(_plain(part)) for part in text.strip().split("\n\n"))
+
+
+def _plain(text: str) -> str:
+    """Docstring text on one line, in the words of YAML."""
+    return re.sub(r"\bNone\b", "null", " ".join(text.split()).replace("``", "`"))
 
 
 def _first_line(file: Path, name: str = "") -> str:

@@ -11,7 +11,8 @@ import pyarrow as pa
 from torch import nn
 
 from polytask.batch import Features, FeatureSpec, Inputs, concatenate, n_rows
-from polytask.columns import ColumnKind, InputCodec
+from polytask.cells import ColumnKind
+from polytask.columns import InputCodec
 from polytask.component import Component
 from polytask.errors import PolytaskError
 from polytask.seeding import Clock, derived_seed, seed_draws, seeded

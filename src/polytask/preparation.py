@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from polytask.batch import Dataset, Inputs
 from polytask.bundle import InputSet
-from polytask.columns import ColumnKind, InputCodec
+from polytask.cells import ColumnKind
+from polytask.columns import InputCodec
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.recipe import Recipe
 from polytask.source import Source

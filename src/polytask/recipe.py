@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from polytask.balancer import Balancer
-from polytask.columns import ColumnKind
+from polytask.cells import ColumnKind
 from polytask.component import FAMILY_MARK, Component, Settings
 from polytask.encoder import Encoder
 from polytask.errors import PolytaskError, did_you_mean, listed

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, field_serializer, model_validator
@@ -229,7 +230,9 @@ class FittedTask:
         if callable(self.task.loss):
             start = self._minimized(start, target)
         null = float(self._losses(start.expand(len(target), -1), target).double().mean())
-        found = {"start": tuple(start.tolist()), "null_loss": max(null, NULL_LOSS_FLOOR) if math.isfinite(null) else None}
+        # A loss that is negative at its best, as a log-likelihood may be, says nothing of its size: the first steps will.
+        scaled = math.isfinite(null) and null >= 0
+        found = {"start": tuple(start.tolist()), "null_loss": max(null, NULL_LOSS_FLOOR) if scaled else None}
         return FittedTask(self.task, self.codec.model_copy(update=found), self.members)
 
     def _minimized(self, start: Tensor, target: Tensor) -> Tensor:
@@ -255,15 +258,16 @@ def numbers(column: pa.Array, where: str) -> np.ndarray[Any, np.dtype[np.float64
     Raises:
         PolytaskError: It holds text, or infinite values.
     """
+    text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     try:
-        text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-        values: np.ndarray[Any, np.dtype[np.float64]] = (
-            column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
-        )
+        plain = pc.utf8_trim_whitespace(column) if text else column
+        floats = plain.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
-        example = next(value for value in column.drop_null().to_pylist() if not _is_number(value)) if text else column.type
+        wrong = (value for value in column.drop_null().to_pylist() if not _is_number(value))
+        found = repr(next(wrong, "text")) if text else f"a column of {column.type}"
         mend = "Mend these cells, say which text means missing, or choose a task for classes such as multiclass."
-        raise PolytaskError("the labels are not numbers", where=where, found=repr(example), mend=mend) from None
+        raise PolytaskError("the labels are not numbers", where=where, found=found, mend=mend) from None
+    values: np.ndarray[Any, np.dtype[np.float64]] = floats.astype(np.float64)
     infinite = np.flatnonzero(np.isinf(values))
     if len(infinite):
         raise PolytaskError(
@@ -272,9 +276,9 @@ def numbers(column: pa.Array, where: str) -> np.ndarray[Any, np.dtype[np.float64
     return values
 
 
-def _is_number(value: object) -> bool:
+def _is_number(text: str) -> bool:
     try:
-        float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        float(text)
+    except ValueError:
         return False
-    return True
+    return "_" not in text  # which Python allows between digits

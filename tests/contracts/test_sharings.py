@@ -7,7 +7,7 @@ from polytask.sharing import Sharing
 from polytask.testing import check_sharing
 from tests.contracts.examples import example
 
-ENCODERS = ["table", "toy_conv", "toy_lstm", "ensemble"]
+ENCODERS = ["table", "toy_conv", "toy_lstm", "ensemble", "series_ensemble"]
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)

@@ -84,7 +84,8 @@ def test_mistakes_in_the_labels_are_told() -> None:
     assert "Found: '1_000'" in complaint(["1", "1_000"])
     assert complaint([1.0, float("inf")]).startswith(where + "1 labels are infinite. Found: row 2.")
     assert "all training labels are equal. Found: 3." in complaint([3, 3, None])
-    assert "the labels are not numbers" in complaint([datetime.datetime(2020, 1, 1), datetime.datetime(2021, 1, 1)])
+    dates = [datetime.datetime(2020, 1, 1), datetime.datetime(2021, 1, 1)]
+    assert "the labels are not numbers. Found: a column of timestamp[us]." in complaint(dates)
     assert "column 'cost'" in complaint(["x"], column="cost")
 
 
@@ -118,9 +119,9 @@ def test_a_users_loss_has_its_own_best_constant() -> None:
 
 
 def test_a_users_loss_must_give_one_value_per_row() -> None:
-    found = complaint([1.0, 2.0, 4.0], loss=lambda output, target: absolute(output, target).mean())
-    assert found == (
-        "task 'price': the loss must give one value per row. Found: shape (). Return a tensor of shape (3,), without taking the mean."
+    assert complaint([1.0, 2.0, 4.0], loss=lambda output, target: absolute(output, target).mean()) == (
+        "task 'price': the loss must give one value per row. Found: shape (). "
+        "Return a tensor of shape (3,), without taking the mean."
     )
     assert "Found: shape (3, 3)" in complaint([1.0, 2.0, 4.0], loss=lambda output, target: (output - target).abs())
     assert "Found: float" in complaint([1.0, 2.0, 4.0], loss=lambda output, target: 0.5)

@@ -125,6 +125,8 @@ def _check_constant(fitted: FittedTask, target: Tensor, where: str) -> None:
     if not fitted.task.has_constant:
         demand(codec.null_loss is None, where, "it has a null loss, but has_constant is False", found=codec.null_loss)
         return
+    if callable(fitted.task.loss) and codec.null_loss is None:
+        return  # a user's loss may be negative at its best, and is then scaled by its first steps
     demand(codec.null_loss is not None and codec.null_loss > 0, where, "its null loss is not above zero", found=codec.null_loss)
     start = torch.tensor(codec.start)
     best = _mean_loss(fitted, start, target)

@@ -1,0 +1,61 @@
+"""The README's code runs as it stands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.houses import houses
+
+README = Path(__file__).parents[2] / "README.md"
+BLOCK = re.compile(r"(?:<!-- test: (\w+) -->\n)?```(\w*)\n(.*?)```", re.DOTALL)
+
+
+def blocks() -> list[tuple[str, str, str]]:
+    return BLOCK.findall(README.read_text(encoding="utf-8"))
+
+
+def make_data(folder: Path) -> None:
+    houses(300).to_csv(folder / "houses.csv", index=False)
+    houses(50, seed=1).to_csv(folder / "houses-test.csv", index=False)
+    labels = ["price", "condition"]
+    houses(20, seed=2).drop(columns=labels).to_csv(folder / "houses-new.csv", index=False)
+    for seed, name in enumerate(("student-mat", "student-por")):
+        frame = houses(150, seed=seed)[["rooms", "age", "suburb", "condition"]]
+        frame["G3"] = np.clip(frame["rooms"] + frame["condition"], 0, 20)
+        frame.to_csv(folder / f"{name}.csv", index=False)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    make_data(folder)
+    return folder
+
+
+def test_every_block_but_the_make_commands_is_run() -> None:
+    unmarked = [text for mark, _, text in blocks() if not mark]
+    assert len(unmarked) == 1
+    assert unmarked[0].startswith("make demo")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("index", [i for i, (mark, _, _) in enumerate(blocks()) if mark])
+def test_a_block_runs(index: int, place: Path, tmp_path: Path) -> None:
+    mark, language, text = blocks()[index]
+    folder = place
+    if mark == "students":  # it writes the same run/ as the houses
+        folder = tmp_path
+        make_data(folder)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = ["bash", "-euc", text] if language == "sh" else [sys.executable, "-W", "error", "-c", text]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
