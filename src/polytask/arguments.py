@@ -18,7 +18,7 @@ from polytask.errors import PolytaskError
 QUOTED = r""""(?:[^"]|"")*"|'(?:[^']|'')*'"""
 PART = re.compile(rf"\s*({QUOTED})\s*|[^:=]*")
 NEEDS_QUOTES = re.compile(r"""[:="']|^\s|\s$|^$""")
-FORMS = 'Write name, name:kind or name=file:column:kind; a part that holds : or = goes in quotes, as in \'"a:b":regression\'.'
+FORMS = "Write name, name:kind or name=file:column:kind; a part that holds : or = goes in quotes, as in '\"a:b\":regression'."
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,9 @@ def parse_list(text: str) -> list[str]:
 
 def _split(text: str, where: str) -> tuple[list[str], list[str]]:
     """The separators (: and =) outside quotes, and the parts between them."""
-    separators, parts, start = [], [], 0
+    separators: list[str] = []
+    parts: list[str] = []
+    start = 0
     while True:
         found = PART.match(text, start)
         assert found is not None  # it matches the empty text
@@ -132,7 +134,7 @@ class Words:
     """The arguments and options that `fit` and `init` share, as written."""
 
     files: Annotated[
-        list[str], Argument(metavar="[FILES]...", help="Data files (.csv, .parquet, .arff, .gz of these).", show_default=False)
+        list[str], Argument(metavar="FILES", help="Data files (.csv, .parquet, .arff, .gz of these).", show_default=False)
     ] = field(default_factory=list)
 
     task: Annotated[
@@ -148,7 +150,8 @@ class Words:
         default_factory=list
     )
     inputs: Annotated[
-        str | None, _what("--inputs", "The only columns to use as inputs, instead of all but tasks and drops.", metavar="A,B,...")
+        str | None,
+        _what("--inputs", "The only columns to use as inputs, instead of all but tasks and drops.", metavar="A,B,..."),
     ] = None
     column: Annotated[
         list[str],
@@ -170,27 +173,37 @@ class Words:
         str | None, _rows("--time", "Train on the earliest rows by this column, test on the latest.", metavar="COLUMN")
     ] = None
 
-    seed: Annotated[int | None, _how("--seed", "Seed of the split, the initial weights and the order of rows.")] = None
-    epochs: Annotated[int | None, _how("--epochs", "At most so many passes over the training rows.")] = None
+    seed: Annotated[
+        int | None, _how("--seed", "Seed of the split, the initial weights and the order of rows.", metavar="N")
+    ] = None
+    epochs: Annotated[int | None, _how("--epochs", "At most so many passes over the training rows.", metavar="N")] = None
     encoder: Annotated[str | None, _how("--encoder", "See: polytask list encoders.", metavar="KIND")] = None
     sharing: Annotated[str | None, _how("--sharing", "See: polytask list sharings.", metavar="KIND")] = None
     balancer: Annotated[str | None, _how("--balancer", "See: polytask list balancers.", metavar="KIND")] = None
     set: Annotated[
         list[str],
-        _how("--set", "Any field of the recipe: trainer.batch_size=64, tasks.price.weight=2. Repeatable.", metavar="FIELD=VALUE"),
+        _how(
+            "--set", "Any field of the recipe: trainer.batch_size=64, tasks.price.weight=2. Repeatable.", metavar="FIELD=VALUE"
+        ),
     ] = field(default_factory=list)
 
-    delimiter: Annotated[str | None, _read("--delimiter", "What stands between cells; found out by default.")] = None
+    delimiter: Annotated[
+        str | None, _read("--delimiter", "What stands between cells; found out by default.", metavar="CHARACTER")
+    ] = None
     names: Annotated[str | None, _read("--names", "The columns' names, instead of a header's.", metavar="A,B,...")] = None
     no_header: Annotated[bool, _read("--no-header", "The first line is a row, not names.")] = False
-    encoding: Annotated[str | None, _read("--encoding", "The text's encoding; utf-8 by default.")] = None
-    comment: Annotated[str | None, _read("--comment", "Skip lines that begin with this.")] = None
+    encoding: Annotated[str | None, _read("--encoding", "The text's encoding; utf-8 by default.", metavar="NAME")] = None
+    comment: Annotated[str | None, _read("--comment", "Skip lines that begin with this.", metavar="TEXT")] = None
     missing: Annotated[
         str | None, _read("--missing", "What means a missing cell, instead of NA, NaN, null, ...", metavar="A,B,...")
     ] = None
-    strip: Annotated[str | None, _read("--strip", "Characters to remove from both ends of cells of text.")] = None
-    decimal: Annotated[str | None, _read("--decimal", "The decimal mark: . or ,")] = None
-    date_order: Annotated[str | None, _read("--date-order", "ymd, mdy or dmy, where the dates do not tell.")] = None
+    strip: Annotated[
+        str | None, _read("--strip", "Characters to remove from both ends of cells of text.", metavar="CHARACTERS")
+    ] = None
+    decimal: Annotated[str | None, _read("--decimal", "The decimal mark: . or ,", metavar="MARK")] = None
+    date_order: Annotated[
+        str | None, _read("--date-order", "ymd, mdy or dmy, where the dates do not tell.", metavar="ORDER")
+    ] = None
 
     @property
     def recipes(self) -> list[str]:

@@ -201,8 +201,8 @@ def _first_line(file: Path, name: str = "") -> str:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError):
         return ""
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
-    text = next(filter(None, map(ast.get_docstring, [*classes, tree])), "")
+    owners: list[ast.ClassDef | ast.Module] = [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name]
+    text = next(filter(None, (ast.get_docstring(owner) for owner in [*owners, tree])), "")
     return text.partition("\n")[0]
 
 

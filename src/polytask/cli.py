@@ -1,16 +1,308 @@
-from __future__ import annotations
-import typer
-from polytask.arguments import Words, with_words
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode="rich")
+"""The command ``polytask``. A command imports what it needs when it runs, so that help comes at once."""
 
-@app.command(epilog="Examples:\n\npolytask fit a.csv --task x\n\npolytask fit b.csv")
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import polytask
+from polytask.arguments import Words, parse_list, with_words
+from polytask.errors import PolytaskError
+
+if TYPE_CHECKING:
+    from polytask.experiment import Run
+    from polytask.recipe import Recipe
+
+INTERRUPTED = 130
+MISTAKE = 2
+N_NEW_ROWS = 5
+
+
+class Commands(TyperGroup):
+    """All commands: a mistake of the user is told on one line, and ``--debug`` may stand anywhere."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, sorted(args, key="--debug".__ne__))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except PolytaskError as error:
+            if ctx.params["debug"]:
+                raise
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(MISTAKE) from None
+        except KeyboardInterrupt:
+            if ctx.params["debug"]:
+                raise
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        return result
+
+
+app = typer.Typer(
+    cls=Commands, add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False
+)
+
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The folder that `polytask fit --out` wrote.")]
+Rows = Annotated[str, typer.Argument(metavar="FILE", help="A file with rows like those of the training.")]
+SourceName = Annotated[
+    str | None, typer.Option(metavar="NAME", help="The training source these rows are like, if there were several.")
+]
+Out = Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to save the run.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"polytask {polytask.__version__}")
+        raise typer.Exit
+
+
+def _examples(*commands: str) -> str:
+    return "[dim]Examples[/dim]\n\n" + "\n\n".join(command.replace("[", "\\[") for command in commands)
+
+
+@app.callback(epilog="Start with: polytask demo, or polytask init YOUR-TABLE.csv")
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train one neural network for several tasks, and learn whether sharing helped each of them."""
+
+
+@app.command(
+    epilog=_examples(
+        "polytask fit houses.csv --task price --task condition:ordinal --task waterfront:binary --drop id --out run/",
+        "polytask fit recipe.yaml --set trainer.epochs=5 --out run/",
+        "polytask fit --task maths=student-mat.csv:G3:regression --task portuguese=student-por.csv:G3:regression --out run/",
+        "polytask fit adult.data --no-header --names age,work,income --missing ? --task income --test adult.test --out run/",
+    )
+)
 @with_words
-def fit(words: Words, out: str | None = None) -> None:
-    """Train one network."""
-    print(words, out)
+def fit(words: Words, out: Out = None, overwrite: Overwrite = False) -> None:
+    """Train one network for all tasks of FILES, or of a recipe.yaml, and score it on rows it has not seen."""
+    recipe = _recipe(words, out, overwrite)
+    _trained(recipe, out, overwrite)
+    if out is not None:
+        run = shlex.quote(out)
+        _say_next(f"polytask compare {run}", f"polytask predict {run} NEW.csv --out answers.csv")
+
+
+@app.command(
+    epilog=_examples(
+        "polytask init houses.csv", "polytask init houses.csv --task price --task condition --drop id > recipe.yaml"
+    )
+)
+@with_words
+def init(words: Words) -> None:
+    """Write a commented recipe for FILES to the standard output; without --task, list the columns to choose from."""
+    from polytask.drafting import column_list, draft
+    from polytask.starting import open_sources, start
+
+    if words.recipes:
+        mend = "Give data files; `polytask fit` takes the recipe."
+        raise PolytaskError("this is a recipe already", where=words.recipes[0], mend=mend)
+    if not words.task:
+        typer.echo(column_list(open_sources(words, [])))
+        typer.echo("Choose what to predict: --task COLUMN, or --task COLUMN:kind where the guess is wrong.", err=True)
+        return
+    started = start(words, read_all=True)
+    for line in _notes(words) + started.told():
+        typer.echo(line, err=True)
+    typer.echo(draft(started), nl=False)
+
+
+@app.command(epilog=_examples("polytask evaluate run/ houses-test.csv"))
+def evaluate(run: RunFolder, rows: Rows, source: SourceName = None) -> None:
+    """Score a run on the rows of a file that has the labels."""
+    from polytask.experiment import load
+
+    typer.echo(load(run).evaluate(rows, source=source))
+
+
+@app.command(
+    epilog=_examples(
+        "polytask predict run/ new.csv --out answers.csv",
+        "polytask predict run/ new.csv --tasks price,condition --probabilities --out answers.parquet",
+    )
+)
+def predict(
+    run: RunFolder,
+    rows: Rows,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="A .csv or .parquet file; else CSV is printed.")] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B,...", help="The tasks to answer; all by default.")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Add a column task:class for every class.")] = False,
+    source: SourceName = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Answer every row of a file, in its order; label columns are not needed."""
+    from polytask.answers import check_out, write_answers
+
+    place = None if out is None else check_out(out, overwrite)
+    from polytask.experiment import load
+
+    chosen = None if tasks is None else parse_list(tasks)
+    answers = load(run).predict(rows, chosen, source=source, probabilities=probabilities)
+    write_answers(answers, place)
+    if place is not None:
+        typer.echo(f"{answers.num_rows:,} rows written to {out}: {', '.join(answers.column_names)}")
+
+
+@app.command(epilog=_examples("polytask compare run/", "polytask compare run/ --seeds 10"))
+def compare(
+    run: RunFolder,
+    seeds: Annotated[int, typer.Option(min=1, metavar="N", help="How often each network is trained.")] = 3,
+) -> None:
+    """Train every task alone at the same budget and on the same split, and say whether sharing helped it."""
+    from rich.console import Console
+
+    from polytask.experiment import load
+    from polytask.progress import CompareProgress
+
+    trained, place = load(run), Path(run) / "compare.json"
+    with CompareProgress(Console()) as progress:
+        comparison = trained.compare(seeds, on_fit=progress)
+    try:
+        place.write_text(json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise PolytaskError(f"cannot be written: {error.strerror}", where=str(place)) from None
+    finally:
+        typer.echo(comparison)
+    typer.echo(f"\nsaved in {place}")
+
+
+@app.command("list", epilog=_examples("polytask list", "polytask list balancers"))
+def list_kinds(
+    family: Annotated[str | None, typer.Argument(metavar="[FAMILY]", help="Such as balancers; all by default.")] = None,
+) -> None:
+    """List the kinds of sources, tasks, encoders, sharings, heads and balancers there are."""
+    from polytask.catalog import FAMILIES, family_named, listing
+
+    if family is not None:
+        typer.echo(listing(family_named(family)))
+        return
+    typer.echo("\n\n".join(f"{name}: {what}\n{listing(name)}" for name, what in FAMILIES.items()))
+
+
+@app.command(epilog=_examples("polytask describe balancer uncertainty", "polytask describe source csv"))
+def describe(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="Such as balancer.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="Such as uncertainty; see polytask list.")],
+) -> None:
+    """Say what a kind does, what can be set, and where it comes from."""
+    from polytask.catalog import describe, family_named
+
+    typer.echo(describe(family_named(family), kind))
+
 
 @app.command()
-def foo() -> None:
-    """Foo."""
+def schema() -> None:
+    """Print the JSON schema of a recipe, with which an editor can complete and check it."""
+    from polytask.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.json_schema(), indent=1, ensure_ascii=False))
+
+
+@app.command()
+def demo(
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where to save the run.")] = "demo-run",
+    overwrite: Overwrite = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the recipe. Repeatable.")
+    ] = None,
+) -> None:
+    """Learn four things from two scanned digits side by side: each digit, their sum, and whether they are equal."""
+    from polytask.answers import write_answers
+    from polytask.experiment import check_free
+    from polytask.recipe import Recipe, changed
+
+    check_free(out, overwrite)
+    kinds = {"left": "multiclass", "right": "multiclass", "total": "regression", "same": "binary"}
+    tasks = [{"kind": kind, "name": name} for name, kind in kinds.items()]
+    recipe = Recipe(**changed({"sources": [{"kind": "two_digits"}], "tasks": tasks}, set_ or []))
+    typer.echo("Two scanned digits side by side: which is left, which is right, their sum, and whether they are equal.")
+    _trained(recipe, out, overwrite)
+    test = recipe.sources[0].parts()["test"].drop_columns(list(kinds))
+    write_answers(test.slice(0, N_NEW_ROWS), Path(out) / "new.csv")
+    run = shlex.quote(out)
+    _say_next(f"polytask predict {run} {shlex.quote(str(Path(out) / 'new.csv'))}", f"polytask compare {run} --seeds 1")
+
+
 def main() -> None:
-    app()
+    """What the command ``polytask`` runs."""
+    try:
+        app()
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:  # its reader had enough; Python would complain once more at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _recipe(words: Words, out: str | None, overwrite: bool) -> Recipe:
+    """The recipe that a file or the words ask for."""
+    words.tasks()  # a mistake in it is told before anything is read
+    if words.recipes and len(words.files) > 1:
+        raise PolytaskError("give one recipe, or data files, not both", found=", ".join(words.files))
+    if words.recipes and (given := words.only_with_data()):
+        mend = "Change the recipe, or use --set, as in --set tasks.price.kind=ordinal."
+        raise PolytaskError(f"a recipe says this already: {', '.join(given)}", where=words.recipes[0], mend=mend)
+    from polytask.experiment import check_free
+    from polytask.recipe import Recipe
+
+    if out is not None:
+        check_free(out, overwrite)
+    if words.recipes:
+        return Recipe.from_yaml(words.recipes[0], words.changes())
+    from polytask.starting import start
+
+    started = start(words)
+    for line in _notes(words) + started.told():
+        typer.echo(line)
+    return started.recipe
+
+
+def _notes(words: Words) -> list[str]:
+    if words.names is not None and not words.no_header:
+        return [
+            "note: the first line of the file is taken for a header, which --names replaces; if it is a row say --no-header"
+        ]
+    return []
+
+
+def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
+    """Fit with progress, and say how it went."""
+    from rich.console import Console
+
+    from polytask.experiment import fit
+    from polytask.progress import FitProgress
+
+    if out is None:
+        typer.echo("note: the run will not be saved; --out FOLDER keeps it")
+    with FitProgress(recipe.trainer.epochs, Console()) as progress:
+        run = fit(recipe, out, overwrite=overwrite, on_epoch=progress)
+    rows, record = run.record["rows"], run.record
+    sizes = ", ".join(f"{count:,} {part}" for part, count in rows.items())
+    typer.echo(f"rows: {sizes}; {record['parameters']:,} parameters\n")
+    typer.echo(f"Scores on the {record['scored_on']} rows")
+    typer.echo(run.scores())
+    for note in record["notes"]:
+        typer.echo(f"note: {note}")
+    if out is not None:
+        typer.echo(f"\nsaved in {out}")
+    return run
+
+
+def _say_next(*commands: str) -> None:
+    typer.echo("\n".join(f"{'next:' if index == 0 else '':<6}{command}" for index, command in enumerate(commands)))

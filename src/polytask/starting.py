@@ -1,9 +1,8 @@
-"""From words to a first recipe: kinds of tasks guessed from their columns, and the recipe as commented YAML."""
+"""From the words of a command line to a recipe; kinds of tasks that were not given are guessed from their columns."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from polytask.arguments import TaskWords, Words, parse_column
-from polytask.catalog import WIDTH, meanings, summaries, yaml_text
-from polytask.columns import describe_column
-from polytask.component import Component, Settings
+from polytask.catalog import summaries
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.recipe import Recipe, changed
 from polytask.source import Source, open_source
 
 MAX_CLASSES = 100
+FEW_ROWS = 20
 LEVELS = range(3, 13)
-COMMENT_COLUMN = 36
+PARTS_WITH_KINDS = ("encoder", "sharing", "head", "balancer")
+
 
 @dataclass(frozen=True)
 class Start:
@@ -30,7 +29,7 @@ class Start:
     Attributes:
         recipe: The recipe.
         tables: The rows of each source that were read to make it, by its label.
-        guesses: Why each task whose kind was not given has its kind, by name.
+        guesses: What in its column says why each task whose kind was not given has its kind, by the task's name.
     """
 
     recipe: Recipe
@@ -40,34 +39,39 @@ class Start:
     def told(self) -> list[str]:
         """The guesses, a line each."""
         kinds = {task.name: task.kind for task in self.recipe.tasks}
-        return [f"task {name!r}: {kinds[name]}, for it has {why}" for name, why in self.guesses.items()]
+        return [f"task {name!r} is taken for {kinds[name]}: {why}" for name, why in self.guesses.items()]
 
 
 def start(words: Words, read_all: bool = False) -> Start:
     """The recipe that the words ask for.
 
     Args:
-        words: With data files, and a task at least.
-        read_all: Read every source, not just those where a task's kind is to be guessed.
+        words: With data files and at least one task.
+        read_all: Read every source, not just those where the kind of a task is to be guessed.
 
     Raises:
         PolytaskError: A file, column, kind or field does not exist, or a kind cannot be guessed.
     """
     asked = words.tasks()
     if not asked:
-        raise PolytaskError("no task is named", mend="Say what to predict: --task COLUMN. `polytask init FILES` lists the columns.")
+        mend = "Say what to predict: --task COLUMN. `polytask init FILES` lists the columns."
+        raise PolytaskError("no task is named", mend=mend)
     sources = open_sources(words, asked)
     fields: dict[str, Any] = {
         "sources": [source.to_dict() for source in sources.values()],
         "tasks": [_task_fields(task, sources) for task in asked],
-        **{name: Recipe.model_fields[name].get_default(call_default_factory=True).kind for name in ("encoder", "sharing", "head", "balancer")},
+        **{name: Recipe.model_fields[name].get_default(call_default_factory=True).kind for name in PARTS_WITH_KINDS},
         "drop": list(words.drop),
         "columns": dict(map(parse_column, words.column)),
     }
+    # Changes come first: they may say how a file is to be read.
     fields = changed(fields, words.changes())
-    final = [Source.coerce(source) for source in fields["sources"]]
     unknown = [task for task in fields["tasks"] if "kind" not in task]
-    tables = {source.label: source.read() for source in final if read_all or _is_read_for(source, unknown)}
+    tables = {
+        source.label: source.read()
+        for source in map(Source.coerce, fields["sources"])
+        if read_all or any(task.get("source") in (None, source.label) for task in unknown)
+    }
     guesses: dict[str, str] = {}
     for task in unknown:
         task["kind"], guesses[task["name"]] = _guessed(task, tables)
@@ -75,41 +79,33 @@ def start(words: Words, read_all: bool = False) -> Start:
 
 
 def open_sources(words: Words, asked: Sequence[TaskWords]) -> dict[str, Source]:
-    """A source per data file, by its absolute path: the files named first and those that the tasks name.
+    """A source per data file, by absolute path: the files that are named, then those that only tasks name.
 
     Raises:
         PolytaskError: No file is named, or an option does not fit the files.
     """
     files = [*words.files, *(task.file for task in asked if task.file is not None)]
-    paths = {_absolute(file): Path(file) for file in reversed(files)}
-    paths = {_absolute(file): paths[_absolute(file)] for file in files}
-    if not paths:
-        raise PolytaskError("no data file is named", mend="Name one: polytask fit houses.csv --task price.")
+    paths = {_absolute(file): Path(file) for file in reversed(files)}  # the first way to write a path stays
+    bare = {key: open_source(paths[key]) for key in dict.fromkeys(map(_absolute, files))}
+    if not bare:
+        raise PolytaskError("no data file is named", mend="Name one, as in: polytask fit houses.csv --task price.")
     options = words.reading()
-    for name in ("test", "validation"):
-        if name in options and len(paths) > 1:
-            mend = f"Write a recipe with polytask init, and set {name}: in its sources."
-            raise PolytaskError(f"it is not clear which of the {len(paths)} files has this {name} part", where=f"--{name}", mend=mend)
-    stems = [open_source(path).label for path in paths.values()]
+    _check_options(options, list(bare.values()))
+    labels = [source.label for source in bare.values()]
     sources = {}
-    for key, path in paths.items():
-        bare = open_source(path)
-        known = {name: value for name, value in options.items() if name in type(bare).model_fields}
-        if stems.count(bare.label) > 1:  # two files of one name are told apart by their folders
-            known["name"] = str(path.with_suffix(""))
-        sources[key] = open_source(path, **known)
-    for name in options:
-        if not any(name in type(source).model_fields for source in sources.values()):
-            kinds = listed(sorted({source.kind for source in sources.values()}))
-            raise PolytaskError(f"--{name.replace('_', '-')} does not go with {kinds} files", mend="Leave it out.")
+    for key, source in bare.items():
+        known = {name: value for name, value in options.items() if name in type(source).model_fields}
+        if labels.count(source.label) > 1:  # files of one name are told apart by their folders
+            known["name"] = str(paths[key].with_suffix(""))
+        sources[key] = open_source(source, **known)
     return sources
 
 
 def guess_task(column: pa.ChunkedArray) -> tuple[str, str]:
-    """The kind of task a column most likely is, and what is in the column that says so. Never a count: that is for the user to know.
+    """The kind of task a column most likely is, and what is in it that says so. Never a count: only its user can know that.
 
     Raises:
-        PolytaskError: No kind fits: the column is constant, empty, or holds dates or free text.
+        PolytaskError: No kind fits: the column is constant or empty, or holds dates, free text or nested values.
 
     Example:
         >>> guess_task(pa.chunked_array([[0, 1, None, 1]]))
@@ -119,78 +115,87 @@ def guess_task(column: pa.ChunkedArray) -> tuple[str, str]:
         >>> guess_task(pa.chunked_array([[1.5, 2.5, 7.0]]))
         ('regression', '3 different numbers from 1.5 to 7')
     """
-    kind, present = column.type, column.drop_null()
+    kind, types = column.type, pa.types
+    is_number = types.is_integer(kind) or types.is_floating(kind)
+    if not (is_number or types.is_boolean(kind) or types.is_string(kind) or types.is_null(kind)):
+        mend = "Turn it into a number first, such as the days since a start."
+        raise PolytaskError(f"a column of {kind} is no task", mend=mend)
+    present = column.drop_null()
     values = present.unique()
     if len(values) < 2:
-        found = f"{values[0].as_py()!r} in every row" if len(values) else "no value in any row"
+        found = f"{_shown(values[0].as_py())} in every row" if len(values) else "no value in any row"
         raise PolytaskError("there is nothing to learn", found=found, mend="Choose another column.")
     if len(values) == 2:
-        first, second = sorted(values.to_pylist(), key=str)
-        return "binary", f"two values, {_shown(first)} and {_shown(second)}"
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        return "binary", "two values, {} and {}".format(*map(_shown, sorted(values.to_pylist())))
+    if is_number:
         return _guess_number(values)
-    if not pa.types.is_string(kind):
-        mend = "Turn it into a number first, such as the days since a start, or say its kind."
-        raise PolytaskError(f"no kind of task can be guessed for a column of {kind}", mend=mend)
-    if len(values) > MAX_CLASSES or len(values) > len(present) / 2 > MAX_CLASSES / 10:
+    if len(values) > MAX_CLASSES or len(values) > max(len(present) / 2, FEW_ROWS):
         mend = "If these are classes say so, as in --task name:multiclass; free text cannot be predicted."
-        raise PolytaskError(f"it holds text with {len(values):,} different values in {len(present):,} rows", mend=mend)
+        found = f"text with {len(values):,} different values in {len(present):,} rows"
+        raise PolytaskError("no kind of task can be guessed", found=found, mend=mend)
     return "multiclass", f"text with {len(values)} different values"
 
 
 def _guess_number(values: pa.Array) -> tuple[str, str]:
     low, high = pc.min_max(values).as_py().values()
-    whole = pc.all(pc.equal(values, pc.floor(values))).as_py()
+    whole = bool(pc.all(pc.equal(values, pc.floor(values))).as_py())
     if whole and len(values) in LEVELS and high - low == len(values) - 1:
-        why = f"{len(values)} levels, {low:g} to {high:g}; say multiclass if they have no order, regression if they are amounts"
-        return "ordinal", why
-    return "regression", f"{len(values):,} different {'whole ' if whole else ''}numbers from {_shown(low)} to {_shown(high)}"
-
-
-def _task_fields(task: TaskWords, sources: Mapping[str, Source]) -> dict[str, Any]:
-    fields: dict[str, Any] = {"name": task.name}
-    if task.file is not None:
-        fields |= {"column": task.column, "source": sources[_absolute(task.file)].label}
-    return fields if task.kind is None else {"kind": _known_kind(task), **fields}
-
-
-def _known_kind(task: TaskWords) -> str:
-    kinds = summaries("tasks")
-    if task.kind not in kinds:
-        whole = f"{task.name}:{task.kind}"
-        mend = f"{did_you_mean(str(task.kind), kinds)} If a column is called {whole!r}, put it in quotes: --task '\"{whole}\"'."
-        raise PolytaskError(f"no kind of task {task.kind!r}", where=f"task {task.name!r}", mend=mend)
-    return task.kind
-
-
-def _is_read_for(source: Source, unknown: Sequence[Mapping[str, Any]]) -> bool:
-    return any(task.get("source") in (None, source.label) for task in unknown)
+        why = f"{len(values)} levels from {low:g} to {high:g}"
+        return "ordinal", f"{why}; say multiclass if they have no order, regression if they are amounts"
+    hint = "; say count if it counts something" if whole and low in (0, 1) else ""
+    numbers = "whole numbers" if whole else "numbers"
+    return "regression", f"{len(values):,} different {numbers} from {_shown(low)} to {_shown(high)}{hint}"
 
 
 def _guessed(task: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> tuple[str, str]:
-    """The kind of a task, from the first source that has its column."""
-    name, column, source = task["name"], task.get("column") or task["name"], task.get("source")
+    """The kind of a task, by the first source that has its column."""
+    name, source = task["name"], task.get("source")
+    column = task.get("column") or name
     near = {label: table for label, table in tables.items() if source in (None, label)}
     table = next((table for table in near.values() if column in table.column_names), None)
     if table is None:
-        columns = [name for table in near.values() for name in table.column_names]
-        raise PolytaskError(f"no column {column!r} in {listed(near)}", where=f"task {name!r}", mend=did_you_mean(column, columns))
+        columns = dict.fromkeys(name for table in near.values() for name in table.column_names)
+        mend = did_you_mean(column, columns)
+        raise PolytaskError(f"no column {column!r} in {listed(near)}", where=f"task {name!r}", mend=mend)
     try:
         return guess_task(table[column])
     except PolytaskError as error:
         raise error.inside(f"task {name!r}, column {column!r}") from None
 
 
-def _described(column: pa.ChunkedArray) -> tuple[str, str]:
-    try:
-        return describe_column(column)
-    except PolytaskError as error:  # a nested column: say so, and let `fit` refuse it
-        return "-", f"{error.what}: drop it"
+def _task_fields(task: TaskWords, sources: Mapping[str, Source]) -> dict[str, Any]:
+    fields: dict[str, Any] = {"name": task.name}
+    if task.file is not None:
+        fields |= {"column": task.column, "source": sources[_absolute(task.file)].label}
+    return fields if task.kind is None else {"kind": _known_kind(task.name, task.kind), **fields}
+
+
+def _known_kind(name: str, kind: str) -> str:
+    kinds = summaries("tasks")
+    if kind not in kinds:
+        mend = f"{did_you_mean(kind, kinds)} If a name holds a colon, quote it: --task '\"{name}:{kind}\"'."
+        raise PolytaskError(f"no kind of task {kind!r}", where=f"task {name!r}", mend=mend)
+    return kind
+
+
+def _check_options(options: Mapping[str, Any], sources: Sequence[Source]) -> None:
+    for name in ("validation", "test"):
+        if name in options and len(sources) > 1:
+            what = f"it is not clear which of the {len(sources)} files this part belongs to"
+            mend = f"Write a recipe with `polytask init` and set {name}: in one of its sources."
+            raise PolytaskError(what, where=f"--{name}", mend=mend)
+    for name in options:
+        if not any(name in type(source).model_fields for source in sources):
+            kinds = listed(sorted({source.kind for source in sources}))
+            flag = "--no-header" if name == "header" else f"--{name.replace('_', '-')}"
+            raise PolytaskError(f"files of kind {kinds} have no such option", where=flag, mend="Leave it out.")
 
 
 def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else repr(value)
+    if not isinstance(value, float):
+        return repr(value)
+    return f"{value:.0f}" if abs(value) >= 100_000 else f"{value:.6g}"
 
 
 def _absolute(file: str) -> str:
-    return os.path.abspath(Path(file).expanduser())
+    return str(Path(file).expanduser().resolve())

@@ -58,7 +58,12 @@ def check_balancer(balancer: Balancer, tasks: Sequence[str] = ("a", "b", "c")) -
     for dtype in (torch.float32, torch.float64):
         for words, losses in LOSSES.items():
             for n in (1, len(tasks)):
-                _check_steps(balancer, tasks, torch.tensor(losses[:n], dtype=dtype), f"{where}, {n} losses {words} in {dtype}")
+                _check_steps(
+                    balancer,
+                    tasks,
+                    torch.tensor(losses[:n], dtype=dtype),
+                    f"{where}, {n} of the tasks, losses {words}, {dtype}",
+                )
         _check_absences(balancer, tasks, dtype, where)
     _check_order(balancer, tasks, where)
     _check_resuming(balancer, tasks, where)
@@ -74,6 +79,7 @@ def _check_steps(balancer: Balancer, tasks: Sequence[str], losses: Tensor, where
         signals = _signals(balancer, tuple(tasks[:n]), losses, step)
         before = copy.deepcopy(state)
         answer, new = balancer.step(state, signals)
+        demand(torch.isfinite(answer).all(), where, f"the answer of step {step} is not finite", found=answer.tolist())
         again, new_again = balancer.step(state, signals)
         demand(_same_state(before, state), where, "step changed the state it was given", mend="Make new tensors.")
         pure = torch.equal(answer, again) and _same_state(new, new_again)
@@ -82,7 +88,6 @@ def _check_steps(balancer: Balancer, tasks: Sequence[str], losses: Tensor, where
         demand(answer.shape == shape, where, f"step does not give a tensor of shape {shape}", found=tuple(answer.shape))
         demand(answer.dtype == losses.dtype, where, "step gives another dtype than the losses have", found=answer.dtype)
         demand(not answer.requires_grad, where, "the answer of step carries a graph")
-        demand(torch.isfinite(answer).all(), where, f"the answer of step {step} is not finite", found=answer.tolist())
         _check_state(new, state, n, where)
         if balancer.observes:
             before = copy.deepcopy(new)

@@ -89,17 +89,12 @@ def _check_without_labels(task: Task, kind: pa.DataType, where: str) -> None:
 
 
 def _check_losses(fitted: FittedTask, target: Tensor, where: str) -> None:
+    shape = tuple(fitted.task.row_losses(_outputs(fitted, len(target)), target).shape)
+    demand(shape == (len(target),), where, "row_losses does not give one loss per row", found=shape, mend="Take no mean.")
     for scale in (1.0, 30.0):
         output = (scale * _outputs(fitted, len(target))).requires_grad_()
         before = target.clone()
         losses = fitted.losses(output, target)
-        demand(
-            losses.shape == (len(target),),
-            where,
-            "not one loss per row",
-            found=tuple(losses.shape),
-            mend="Do not take the mean.",
-        )
         demand(torch.isfinite(losses).all(), where, f"losses are not finite for outputs about {scale:g}", found=losses.tolist())
         demand(torch.equal(before, target), where, "row_losses changed the targets")
         (gradient,) = torch.autograd.grad(losses.sum(), output)

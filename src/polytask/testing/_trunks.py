@@ -72,15 +72,15 @@ def check_encoder(encoder: Encoder, tables: Sequence[pa.Table] | None = None) ->
     for index, (features, spec) in enumerate(zip(outputs, specs, strict=True)):
         check_features(features, spec, data.n_rows, f"{where}, {f'stage {index - 1}' if index else 'stem'}")
     check_gradients([as_vectors(outputs[-1:], specs[-1:])], chain, where)
-    _check_draws(lambda: as_vectors(chain(data.inputs), specs), clock, where)
+    _check_draws(lambda: as_vectors(chain.train()(data.inputs), specs), clock, where)
     chain.eval()
     with torch.no_grad():
+        _check_padding(chain, data.inputs, specs, where)
         vectors = as_vectors(chain(data.inputs), specs)
         parts = [as_vectors(chain(data.only(i)), specs) for i in range(len(data.tables))]
         demand(close(vectors, torch.cat(parts)), where, "rows of one table depend on those of another")
         alone = torch.cat([as_vectors(chain(data.only(0, row)), specs) for row in range(N_ALONE)])
         demand(close(vectors[:N_ALONE], alone), where, "a row's features depend on the other rows in evaluation mode")
-        _check_padding(chain, data.inputs, specs, where)
         chains[2].load_state_dict(chain.state_dict())
         again = as_vectors(chains[2].eval()(data.inputs), specs)
         demand(

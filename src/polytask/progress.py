@@ -1,0 +1,118 @@
+"""What is said while a network trains: a live display in a terminal, a line every so often elsewhere."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from polytask.trainer import Epoch
+
+N_LINES = 10
+WIDTH = 100
+
+
+class FitProgress:
+    """Follows one training; call it after every epoch, inside ``with``.
+
+    Args:
+        n_epochs: The most epochs there can be.
+        console: Where to say it.
+    """
+
+    def __init__(self, n_epochs: int, console: Console) -> None:
+        self.n_epochs, self.console = n_epochs, console
+        self.latest: Epoch | None = None
+        self.best: Epoch | None = None
+        self.said = 0
+        self.display = (
+            _Display(console, "epoch {task.completed:.0f} of at most {task.total:.0f}") if console.is_terminal else None
+        )
+
+    def __enter__(self) -> Self:
+        if self.display is not None:
+            self.display.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.display is not None:
+            self.display.live.stop()
+        if self.latest is None or self.best is None:
+            return
+        if self.said != self.latest.epoch:
+            self._say(self.losses(self.latest))
+        if kind is None:
+            self._say(f"best epoch {self.best.epoch} of {self.latest.epoch}, {self.latest.seconds:.1f} s")
+
+    def __call__(self, epoch: Epoch) -> None:
+        """Take in an epoch."""
+        if self.latest is None:
+            rows = "validation" if epoch.validation else "training"
+            self._say(f"Losses on the {rows} rows, divided by that of the best constant (1 knows nothing)")
+        self.latest = epoch
+        self.best = epoch if epoch.best or self.best is None else self.best
+        if self.display is not None:
+            self.display.show(epoch.epoch, self.n_epochs, self.losses(epoch))
+        elif epoch.epoch == 1 or epoch.epoch % math.ceil(self.n_epochs / N_LINES) == 0:
+            self._say(self.losses(epoch))
+            self.said = epoch.epoch
+
+    def losses(self, epoch: Epoch) -> str:
+        """The losses of an epoch on a line: their mean, that of each task, and the best epoch so far."""
+        losses = epoch.validation or epoch.training
+        mean = sum(losses.values()) / len(losses) if epoch.selection is None else epoch.selection
+        tasks = "  ".join(f"{task} {loss:.4f}" for task, loss in losses.items())
+        best = f"  (best: epoch {self.best.epoch})" if self.best is not None and not epoch.best else ""
+        return f"epoch {epoch.epoch:>3}  mean {mean:.4f}  {tasks}{best}"
+
+    def _say(self, text: str) -> None:
+        line = textwrap.fill(text, WIDTH, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class CompareProgress:
+    """Follows the trainings of a comparison; call it before each, inside ``with``.
+
+    Args:
+        console: Where to say it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.display = _Display(console, "training {task.completed:.0f} of {task.total:.0f}") if console.is_terminal else None
+
+    def __enter__(self) -> Self:
+        if self.display is not None:
+            self.display.live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.display is not None:
+            self.display.live.stop()
+
+    def __call__(self, name: str, number: int, total: int) -> None:
+        """Take in that a training begins."""
+        if self.display is None:
+            self.console.print(f"training {number} of {total}: {name}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            self.display.show(number, total, name)
+
+
+class _Display:
+    """A bar with the time left, above a line of text."""
+
+    def __init__(self, console: Console, words: str) -> None:
+        self.bar = Progress(TextColumn(words), BarColumn(), TimeRemainingColumn(), TextColumn("left"), console=console)
+        self.row: TaskID = self.bar.add_task("", total=1)
+        self.live = Live(Group(self.bar, ""), console=console, transient=True, refresh_per_second=8)
+
+    def show(self, done: int, total: int, text: str) -> None:
+        self.bar.update(self.row, completed=done, total=total)
+        self.live.update(Group(self.bar, Text(text)))
