@@ -72,7 +72,9 @@ def test_check_balancer_finds_what_breaks_its_contract() -> None:
     assert "1 of the tasks, losses of zero, torch.float32: the answer of step 0 is not finite" in complaint(
         check_balancer, balancer(lambda state, s: (shares(1 / s.losses), state))
     )
-    assert "step does not give a tensor of shape (1,). Found: ()" in complaint(check_balancer, balancer(lambda state, s: (uniform(s).sum(), state)))
+    assert "step does not give a tensor of shape (1,). Found: ()" in complaint(
+        check_balancer, balancer(lambda state, s: (uniform(s).sum(), state))
+    )
     assert "gives two answers" in complaint(check_balancer, balancer(lambda state, s: (torch.rand_like(s.losses), state)))
     assert "another dtype" in complaint(check_balancer, balancer(lambda state, s: (uniform(s).half(), state)))
     first = balancer(lambda state, s: (shares(torch.arange(1.0, len(s.tasks) + 1).to(s.losses)), state))
