@@ -50,7 +50,7 @@ def test_an_abstract_class_cannot_be_made() -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("dwaa", "no balancers of kind 'dwaa'. Did you mean 'dwa'?"),
+        ("dwaa", "no balancer of kind 'dwaa'. Did you mean 'dwa'?"),
         ({"temperature": 1}, "a balancer needs a kind"),
         ({"kind": "dwa", "temprature": 1}, "DWA has no field 'temprature'. Did you mean 'temperature'?"),
         ({"kind": "dwa", "temperature": 0}, "temperature: DWA: should be greater than 0. Found: 0."),

@@ -83,6 +83,16 @@ def test_toys_train_save_load_and_predict_together(encoder: str, balancer: str, 
     assert_trains_saves_loads_and_predicts(asked, tmp_path / "run")
 
 
+@pytest.mark.parametrize("encoder", TOY_ENCODERS)
+def test_a_scheme_with_weights_of_its_own(encoder: str, tmp_path: Path) -> None:
+    run = assert_trains_saves_loads_and_predicts(recipe(encoder=encoder, sharing="gated"), tmp_path / "run")
+    with torch.random.fork_rng():
+        torch.manual_seed(torch.initial_seed() + 1)
+        again = fit(recipe(encoder=encoder, sharing="gated"))
+    weights = run.bundle.model.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in again.bundle.model.state_dict().items())
+
+
 def test_a_plug_in_of_another_package_is_found_by_its_entry_point(tmp_path: Path) -> None:
     for family, kind in ((Balancer, "inverse_loss"), (Head, "normed_linear")):
         assert kind in family.kinds()

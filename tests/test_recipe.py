@@ -58,7 +58,7 @@ def test_changes_reach_lists_by_name_and_kinds_alone() -> None:
         ("trainer.epoch=5", "trainer.epoch: Trainer has no field 'epoch'. Did you mean 'epochs'?"),
         ("trainer.epochs", "'trainer.epochs' does not say what to set"),
         ("tasks.pric.weight=1", "no 'pric' at 'tasks.pric'. Did you mean 'price'?"),
-        ("balancer=pcgrad2", "balancer: no balancers of kind 'pcgrad2'"),
+        ("balancer=pcgrad2", "balancer: no balancer of kind 'pcgrad2'"),
         ("balancer.temprature=2", "Did you mean 'temperature'?"),
         ("primary=[prize]", "primary: no task 'prize'. Did you mean 'price'?"),
         ("tasks.condition.source=flats", "task 'condition': no source 'flats'. There is: houses."),

@@ -76,7 +76,7 @@ def test_a_file_source_survives_yaml(source: Source) -> None:
 def test_a_path_alone_is_a_source_in_a_recipe() -> None:
     assert Source.coerce("houses.csv") == CSV("houses.csv")
     assert isinstance(Source.coerce(pl.DataFrame({"a": [1]})), Frame)
-    with pytest.raises(PolytaskError, match=r"no sources of kind 'cvs'\. Did you mean 'csv'"):
+    with pytest.raises(PolytaskError, match=r"no source of kind 'cvs'\. Did you mean 'csv'"):
         Source.coerce({"kind": "cvs", "path": "a.csv"})
 
 

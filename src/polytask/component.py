@@ -38,10 +38,11 @@ class Settings(BaseModel):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def located(value: object, inner: core_schema.ValidatorFunctionWrapHandler, info: core_schema.ValidationInfo) -> Any:
+            place = info.field_name  # read now: afterwards pydantic leaves that of the last inner field here
             try:
                 return inner(value)
             except PolytaskError as error:
-                raise (error.inside(info.field_name) if info.field_name else error) from None
+                raise (error.inside(place) if place else error) from None
 
         return core_schema.with_info_wrap_validator_function(located, handler(source))
 
@@ -101,7 +102,7 @@ class Component(Settings):
         if found is None:
             found = _imported(cls.family, kind) if kind in cls.kinds() else None
         if found is None:
-            what = f"no {cls.family} of kind {kind!r}"
+            what = f"no {cls.family[:-1]} of kind {kind!r}"
             raise PolytaskError(what, mend=did_you_mean(kind, cls.kinds()))
         if not issubclass(found, cls):
             raise PolytaskError(f"{kind!r} is not a {cls.__name__}", found=found.__name__)

@@ -101,15 +101,19 @@ class TrunkPlan:
 
     def stem(self, name: str = "shared") -> nn.Module:
         """A new stem: ``Sequence[Inputs] -> Features``."""
-        return Stems([self._make(part, "stem", i, name) for i, part in enumerate(self._stems)])
+        return Stems([self._make(part.build, "stem", i, name) for i, part in enumerate(self._stems)])
 
     def stage(self, index: int, name: str = "shared") -> nn.Module:
         """A new copy of stage ``index`` (from 0): ``Features -> Features``."""
-        return self._make(self._stages[index], "stage", index, name)
+        return self._make(self._stages[index].build, "stage", index, name)
 
-    def _make(self, part: Part, *names: object) -> nn.Module:
+    def own(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
+        """A module of the scheme's own, such as a task's gate: its weights and draws depend on the seed and its name too."""
+        return self._make(build, "own", name)
+
+    def _make(self, build: Callable[[], nn.Module], *names: object) -> nn.Module:
         with seeded(derived_seed(self._seed, "weights", *names)):
-            module = part.build()
+            module = build()
         return seed_draws(module, derived_seed(self._seed, "draws", *names), self._clock)
 
 

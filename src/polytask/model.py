@@ -54,8 +54,8 @@ class MultiTaskModel(nn.Module):
         head = self.heads[self._keys[task]]
         if self._members == 1:
             return head(features)  # type: ignore[no-any-return]
-        folded = [Features(f.tensor.flatten(0, 1), f.mask) for f in features]
-        output: Tensor = head(tuple(folded))
+        folded = tuple(_folded(part, self._members) for part in features)
+        output: Tensor = head(folded)
         return output.view(-1, self._members, *output.shape[1:])
 
     def _loss(self, name: str, output: Tensor, batch: Batch) -> Tensor:
@@ -102,7 +102,7 @@ def outputs_on(model: MultiTaskModel, data: Dataset, tasks: Sequence[str] | None
         for batch in data.batches(EVALUATION_ROWS):
             for task, output in model(batch.inputs, wanted).items():
                 parts[task].append(output.cpu())
-    return {task: torch.cat(chunks) for task, chunks in parts.items()}
+    return {task: torch.cat(chunks) if chunks else _no_outputs(model.tasks[task]) for task, chunks in parts.items()}
 
 
 def mean_losses(model: MultiTaskModel, data: Dataset) -> dict[str, float]:
@@ -128,6 +128,16 @@ def module_key(name: str) -> str:
         'task price in no%2E of $'
     """
     return "task " + name.replace("%", "%25").replace(".", "%2E")
+
+
+def _folded(features: Features, members: int) -> Features:
+    """Members as rows; all members of a row have its mask."""
+    mask = None if features.mask is None else features.mask.repeat_interleave(members, 0)
+    return Features(features.tensor.flatten(0, 1), mask)
+
+
+def _no_outputs(fitted: FittedTask) -> Tensor:
+    return torch.empty(0, *((fitted.members,) if fitted.members > 1 else ()), fitted.codec.width)
 
 
 def _build_head(head: Head, specs: tuple[FeatureSpec, ...], fitted: FittedTask, seed: int, clock: Clock) -> nn.Module:

@@ -27,8 +27,9 @@ class Optimizer(Settings):
         PolytaskError: torch.optim has none of that name, or it does not take an option.
 
     Example:
-        >>> Optimizer(name="SGD", lr=0.1, momentum=0.9).build(nn.Linear(2, 1).parameters(),
-        torch.device("cpu")).defaults["momentum"] 0.9
+        >>> sgd = Optimizer(name="SGD", lr=0.1, momentum=0.9)
+        >>> sgd.build(nn.Linear(2, 1).parameters(), torch.device("cpu")).defaults["momentum"]
+        0.9
     """
 
     model_config = ConfigDict(extra="allow")

@@ -203,7 +203,7 @@ class FittedTask:
         """An output in the column's own units."""
         estimate = self.task.estimate(output.flatten(0, 1) if self.members > 1 else output)
         if self.members > 1:
-            estimate = estimate.unflatten(0, (-1, self.members)).mean(1)
+            estimate = estimate.unflatten(0, (len(output), self.members)).mean(1)
         return self.task.views(estimate, self.codec)
 
     def constant_views(self, n_rows: int) -> dict[str, Tensor]:

@@ -154,7 +154,9 @@ class _Loop:
         self.model = model.to(self.device)
         self.training, self.validation = training.to(self.device), validation.to(self.device)
         self.settings, self.seed = settings, seed
-        self.deciding = [t for t in (primary or validation.tasks) if validation.n_rows and bool(validation.present[t].any())]
+        # What an untrained head says of the validation rows may not choose.
+        learning = [t for t in validation.tasks if bool(training.present[t].any()) and bool(validation.present[t].any())]
+        self.deciding = [t for t in (primary or validation.tasks) if t in learning]
         self.batch_size = settings.rows_per_step(training.n_rows)
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = settings.optimizer.build(self.parameters, self.device)

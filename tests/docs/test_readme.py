@@ -54,8 +54,7 @@ def test_a_block_runs(index: int, place: Path, tmp_path: Path) -> None:
         folder = tmp_path
         make_data(folder)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     command = ["bash", "-euc", text] if language == "sh" else [sys.executable, "-W", "error", "-c", text]
-    done = subprocess.run(
-        command, cwd=folder, env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"

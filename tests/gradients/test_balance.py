@@ -163,6 +163,13 @@ def test_the_order_of_a_batch_s_losses_does_not_matter() -> None:
     assert balance.weights == pytest.approx(other.weights)
 
 
+def test_tasks_that_are_left_out_of_a_new_start_are_forgotten() -> None:
+    balance = stepped(Uncertainty(learning_rate=0.5), TASKS, TASKS)[1]
+    before = balance.state_dict()["per_task"]["log_variance"]
+    balance.start(("sold", "price"))
+    assert torch.equal(balance.state_dict()["per_task"]["log_variance"], before[[2, 0]])
+
+
 def test_training_goes_on_from_a_saved_state() -> None:
     whole = stepped(DWA(), TASKS, TASKS)[1]
     net = Net()
@@ -181,6 +188,8 @@ def test_mistakes_are_told() -> None:
         Balance(net, "equal").backward({})
     with pytest.raises(PolytaskError, match="this state belongs to 'equal', not to 'dwa'"):
         Balance(net, "dwa").load_state_dict(Balance(net, "equal").state_dict())
+    with pytest.raises(PolytaskError, match=r"the loss of 'price': a loss is a scalar. Found: shape \(9, 1\). Take its mean."):
+        Balance(net, "equal").backward({"price": net.heads["price"](torch.ones(9, 6))})
     fixed = Balance(net, Fixed(weights={"pirce": 2.0}))
     with pytest.raises(PolytaskError, match=r"no task 'pirce'\. Did you mean 'price'"):
         fixed.start(TASKS)

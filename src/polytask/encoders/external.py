@@ -18,8 +18,7 @@ class External(Encoder):
     """Any ``nn.Module`` that maps floats ``[B, n]`` to ``[B, D]``; give the module itself where an encoder is asked for.
 
     It reads the numbers of the table, then one column of zeros and ones per category. A saved model holds its weights but not
-    its
-    code: ``load(path, modules={name: module})`` brings it back.
+    its code: ``load(path, modules={name: module})`` brings it back.
     """
 
     placeholder: ClassVar[bool] = True
@@ -30,15 +29,22 @@ class External(Encoder):
         if self.module is None:
             mend = f"load(path, modules={{{self.name!r}: the module}})"
             raise PolytaskError(f"the encoder is the external module {self.name!r}, which is not in the file", mend=mend)
-        probe = ExternalStem(self.module, codec).eval()
-        with torch.no_grad():
-            width = probe({"numbers": torch.zeros(2, len(codec.numbers)), "categories": _no_codes(codec)}).tensor.shape
+        make = copies_of(self.module)
+        probe, n_numbers = ExternalStem(make(), codec).eval(), len(codec.numbers)
+        try:
+            with torch.no_grad():
+                width = probe({"numbers": torch.zeros(2, n_numbers), "categories": _no_codes(codec)}).tensor.shape
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            n_columns = n_numbers + sum(codec.cardinalities) - len(codec.cardinalities)
+            mend = f"It must read floats [B, {n_columns}]: {n_numbers} numbers, then a column of 0 and 1 per category."
+            raise PolytaskError(
+                "the encoder cannot read the table", where=self.name, found=f"{type(error).__name__}: {error}", mend=mend
+            ) from error
         if len(width) != 2:
             mend = "Return one vector per row, [B, D]."
             raise PolytaskError(
                 "the encoder does not return vectors", where=self.name, found=f"shape {tuple(width)}", mend=mend
             )
-        make = copies_of(self.module)
         return Part(FeatureSpec("vector", width[1]), lambda: ExternalStem(make(), codec))
 
     def stages(self, spec: FeatureSpec) -> list[Part]:

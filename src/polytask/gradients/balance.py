@@ -50,11 +50,14 @@ class Balance:
         return dict(zip(names, weights.tolist(), strict=False))
 
     def start(self, tasks: Iterable[str]) -> None:
-        """Make the tasks known; those that come up later in ``backward`` are added then."""
+        """Make the tasks known; those that come up later in ``backward`` are added then, those left out are forgotten."""
         names = tuple(tasks)
+        kept = [task for task in self._tasks if task in names]
         fresh = self.balancer.start(names)
-        index = torch.tensor([names.index(task) for task in self._tasks], dtype=torch.int64)
-        self._state = fresh.with_rows(index, self._state) if self._tasks else fresh
+        if kept:
+            old, new = ([every.index(task) for task in kept] for every in (self._tasks, names))
+            fresh = fresh.with_rows(torch.tensor(new), self._state.rows(torch.tensor(old)))
+        self._state = fresh
         self._tasks = names
 
     def backward(self, losses: Mapping[str, Tensor], penalty: Tensor | None = None) -> None:
@@ -65,12 +68,16 @@ class Balance:
             penalty: A regularizer that is added to the sum with weight 1, whatever the balancer does.
 
         Raises:
-            PolytaskError: There is no loss.
+            PolytaskError: There is no loss, or one is not a scalar.
         """
         if not losses:
             raise PolytaskError(
                 "no task has a loss in this batch", where="Balance.backward", mend="Skip batches without labels."
             )
+        for name, value in losses.items():
+            if value.ndim:
+                where, found = f"the loss of {name!r}", f"shape {tuple(value.shape)}"
+                raise PolytaskError("a loss is a scalar", where=where, found=found, mend="Take its mean.")
         names, values = tuple(losses), list(losses.values())
         state, index = self._rows(names)
         detached = torch.stack([value.detach() for value in values])

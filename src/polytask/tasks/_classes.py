@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from jaxtyping import Bool
+from pydantic import model_validator
 from torch import Tensor
 
 from polytask.errors import PolytaskError, did_you_mean, listed
@@ -18,6 +19,7 @@ from polytask.task import Codec, Task
 
 ClassValue = bool | int | float | str
 MAX_CLASSES = 10_000
+MAX_WHOLE = 2.0**63
 
 
 class ClassTask(Task, abstract=True):
@@ -28,6 +30,15 @@ class ClassTask(Task, abstract=True):
     """
 
     classes: tuple[ClassValue, ...] | None = None
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> Self:
+        names = [_class_text(value) for value in self.classes or ()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            what = f"the classes name {listed(map(repr, twice))} twice"
+            raise PolytaskError(what, where=f"task {self.name!r}", mend="Name each class once.")
+        return self
 
     def fit_target(self, column: pa.Array) -> Codec:
         where = f"task {self.name!r}, column {self.label_column!r}"
@@ -83,15 +94,16 @@ def frequencies(target: Tensor, n_classes: int) -> Tensor:
 
 def _sorted_classes(column: pa.Array, where: str) -> tuple[ClassValue, ...]:
     values = _whole(column).unique().drop_null()
+    if not (pa.types.is_boolean(values.type) or pa.types.is_integer(values.type) or _is_text(values.type)):
+        finite = pa.types.is_floating(values.type) and pc.all(pc.is_finite(values), min_count=0).as_py()
+        if not finite:
+            found = "inf" if pa.types.is_floating(values.type) else f"a column of {values.type}"
+            mend = "Give them as text, numbers or booleans."
+            raise PolytaskError("these labels cannot be classes", where=where, found=found, mend=mend)
     if len(values) > MAX_CLASSES:
         mend = "If it is a number choose regression; if it is free text it cannot be a class."
         raise PolytaskError(f"{len(values)} different labels are too many classes", where=where, mend=mend)
-    try:
-        return tuple(sorted(values.to_pylist()))
-    except TypeError as error:
-        raise PolytaskError(
-            f"cannot sort the classes ({error})", where=where, mend="Give them as text, numbers or booleans."
-        ) from None
+    return tuple(sorted(values.to_pylist()))
 
 
 def _whole(column: pa.Array) -> pa.Array:
@@ -100,9 +112,14 @@ def _whole(column: pa.Array) -> pa.Array:
         column = column.dictionary_decode()
     if pa.types.is_floating(column.type):
         column = pc.if_else(pc.is_nan(column), None, column)
-        if pc.all(pc.equal(column, pc.floor(column)), min_count=0).as_py():
+        whole = pc.and_(pc.equal(column, pc.floor(column)), pc.less(pc.abs(column), MAX_WHOLE))
+        if pc.all(whole, min_count=0).as_py():
             return column.cast(pa.int64())
     return column
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _text(column: pa.Array) -> pa.Array:

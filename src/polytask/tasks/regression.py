@@ -36,7 +36,9 @@ class Regression(Task):
         if values.min() == values.max():
             mend = "A constant needs no network: leave this task out."
             raise PolytaskError("all training labels are equal", where=f"task {self.name!r}", found=f"{values[0]:g}", mend=mend)
-        return Codec(center=float(values.mean()), scale=float(values.std()))
+        center = float((values / len(values)).sum())
+        largest = float(np.abs(values - center).max())  # divided by it first: the square of 1e200 is no float64
+        return Codec(center=center, scale=largest * float(np.sqrt(np.mean(((values - center) / largest) ** 2))))
 
     def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
         values = (numbers(column, f"task {self.name!r}, column {self.label_column!r}") - codec.center) / codec.scale

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pyarrow as pa
 import torch
@@ -116,7 +116,7 @@ def check_sharing(sharing: Sharing, encoder: Encoder | None = None, tables: Sequ
         with seeded(number):  # which no weight may depend on
             trunks.append(_built(sharing, encoder, data, TASKS, seed, clock))
     trunk = trunks[0]
-    mend = "Let the scheme's own weights depend on the plan's seed and on their name alone."
+    mend = "Make the scheme's own modules with plan.own(name, build)."
     demand(
         same_values(trunk.state_dict(), trunks[1].state_dict()), where, "one seed gives two sets of initial weights", mend=mend
     )
@@ -177,6 +177,10 @@ class _StrictPlan(TrunkPlan):
     def stage(self, index: int, name: str = "shared") -> nn.Module:
         self._take(f"stage {index}", name)
         return super().stage(index, name)
+
+    def own(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
+        self._take("scheme's own modules", name)
+        return super().own(name, build)
 
     def _take(self, *names: object) -> None:
         mend = "They would have the same weights and the same dropout."
