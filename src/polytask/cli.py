@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import sys
+import textwrap
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 MISTAKE = 2
 N_NEW_ROWS = 5
+WIDTH = 100
 
 
 class Commands(TyperGroup):
@@ -86,7 +89,7 @@ def options(
         "polytask fit houses.csv --task price --task condition:ordinal --task waterfront:binary --drop id --out run/",
         "polytask fit recipe.yaml --set trainer.epochs=5 --out run/",
         "polytask fit --task maths=student-mat.csv:G3:regression --task portuguese=student-por.csv:G3:regression --out run/",
-        "polytask fit adult.data --no-header --names age,work,income --missing ? --task income --test adult.test --out run/",
+        "polytask fit adult.data --names age,work,income --missing ? --task income --test adult.test --out run/",
     )
 )
 @with_words
@@ -118,8 +121,7 @@ def init(words: Words) -> None:
         typer.echo("Choose what to predict: --task COLUMN, or --task COLUMN:kind where the guess is wrong.", err=True)
         return
     started = start(words, read_all=True)
-    for line in _notes(words) + started.told():
-        typer.echo(line, err=True)
+    _tell(started.told(), err=True)
     typer.echo(draft(started), nl=False)
 
 
@@ -244,6 +246,9 @@ def main() -> None:
     # OpenMP's threads spin while they wait. Where another process wants one of the cores, a training with two threads took
     # 20 to 76 s in place of 1.4; asleep instead they took 1.6.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file gets UTF-8 on every system, as a recipe must be
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
     try:
         app()
     finally:
@@ -271,17 +276,8 @@ def _recipe(words: Words, out: str | None, overwrite: bool) -> Recipe:
     from polytask.starting import start
 
     started = start(words)
-    for line in _notes(words) + started.told():
-        typer.echo(line)
+    _tell(started.told())
     return started.recipe
-
-
-def _notes(words: Words) -> list[str]:
-    if words.names is not None and not words.no_header:
-        return [
-            "note: the first line of the file is taken for a header, which --names replaces; if it is a row say --no-header"
-        ]
-    return []
 
 
 def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
@@ -300,11 +296,15 @@ def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
     typer.echo(f"rows: {sizes}; {record['parameters']:,} parameters\n")
     typer.echo(f"Scores on the {record['scored_on']} rows")
     typer.echo(run.scores())
-    for note in record["notes"]:
-        typer.echo(f"note: {note}")
+    _tell([f"note: {note}" for note in record["notes"]])
     if out is not None:
         typer.echo(f"\nsaved in {out}")
     return run
+
+
+def _tell(lines: list[str], err: bool = False) -> None:
+    for line in lines:
+        typer.echo(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False), err=err)
 
 
 def _say_next(*commands: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polytask.arguments import TaskWords, Words, parse_column
+from polytask.arguments import TaskWords, Words, flag, parse_column
 from polytask.catalog import summaries
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.recipe import Recipe, changed
@@ -18,6 +18,7 @@ from polytask.source import Source, open_source
 
 MAX_CLASSES = 100
 FEW_ROWS = 20
+MAX_SHOWN = 40
 LEVELS = range(3, 13)
 PARTS_WITH_KINDS = ("encoder", "sharing", "head", "balancer")
 
@@ -183,18 +184,18 @@ def _check_options(options: Mapping[str, Any], sources: Sequence[Source]) -> Non
         if name in options and len(sources) > 1:
             what = f"it is not clear which of the {len(sources)} files this part belongs to"
             mend = f"Write a recipe with `polytask init` and set {name}: in one of its sources."
-            raise PolytaskError(what, where=f"--{name}", mend=mend)
+            raise PolytaskError(what, where=flag(name), mend=mend)
     for name in options:
         if not any(name in type(source).model_fields for source in sources):
             kinds = listed(sorted({source.kind for source in sources}))
-            flag = "--no-header" if name == "header" else f"--{name.replace('_', '-')}"
-            raise PolytaskError(f"files of kind {kinds} have no such option", where=flag, mend="Leave it out.")
+            raise PolytaskError(f"it does not go with {kinds} files", where=flag(name), mend="Leave it out.")
 
 
 def _shown(value: object) -> str:
-    if not isinstance(value, float):
-        return repr(value)
-    return f"{value:.0f}" if abs(value) >= 100_000 else f"{value:.6g}"
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100_000 else f"{value:.6g}"
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
 def _absolute(file: str) -> str:
