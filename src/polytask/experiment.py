@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -226,8 +227,18 @@ def fit(
     }
     run = Run(recipe, bundle, scores, [epoch.to_dict() for epoch in history], record, prepared)
     if out is not None:
-        run.save(out, overwrite)
+        _save_or_rescue(run, out, overwrite)
     return run
+
+
+def _save_or_rescue(run: Run, out: str | Path, overwrite: bool) -> None:
+    """Save a run; where that fails, put it elsewhere rather than lose the training, and say so."""
+    try:
+        run.save(out, overwrite)
+    except PolytaskError as error:
+        rescued = run.save(Path(tempfile.mkdtemp(prefix="polytask-")) / "run")
+        mend = f"The run was saved in {str(rescued)!r} instead: move it where you want it."
+        raise PolytaskError(error.what, where=error.where, found=error.found, mend=mend) from error
 
 
 def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> Run:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from polytask.cli import app
+from polytask.cli.commands import app
 from tests.houses import houses
 
 WIDE = {"TERMINAL_WIDTH": "100", "COLUMNS": "100"}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polytask.arguments import TaskWords, Words, parse_column, parse_list, parse_task
+from polytask.cli.arguments import TaskWords, Words, parse_column, parse_list, parse_task
 from polytask.errors import PolytaskError
 
 PARTS = st.text(min_size=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from polytask.catalog import FAMILIES, WIDTH, describe, family_named, listing, meanings, summaries
+from polytask.cli.catalog import FAMILIES, WIDTH, describe, family_named, listing, meanings, summaries
 from polytask.errors import PolytaskError
 from polytask.recipe import FAMILIES as ROOTS
 from polytask.trainer import Trainer
@@ -99,7 +99,7 @@ def test_somebody_elses_plug_ins_are_listed_without_importing_them(tmp_path: Pat
     code = f"""
         import sys
         sys.path.insert(0, {str(tmp_path)!r})
-        from polytask.catalog import summaries
+        from polytask.cli.catalog import summaries
         found = summaries("balancers")
         assert not {{"torch", "pydantic", "numpy"}} & set(sys.modules)
         print(found["fast"], found["bare"], found["gone"], sep="|")

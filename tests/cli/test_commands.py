@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from polytask import Recipe, __version__, load
-from polytask.catalog import FAMILIES, summaries
+from polytask.cli.catalog import FAMILIES, summaries
 from tests.cli.command import LABELS, TASKS, done, fit_houses, polytask
 
 

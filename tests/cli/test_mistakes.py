@@ -97,7 +97,7 @@ def _there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ([*FIT, "--out", "run"], "run: there is a run already. Choose another folder, or --overwrite"),
         ([*FIT, "--out", "houses.csv"], "houses.csv: is a file, not a folder for a run"),
         ([*FIT, "--out", "results", "--overwrite"], "results: the folder holds something else than a run"),
-        (["fit", "nowhere.yaml"], "nowhere.yaml: cannot read the recipe"),
+        (["fit", "nowhere.yaml"], "nowhere.yaml: no file 'nowhere.yaml' in"),
         (["fit", "list.yaml"], "list.yaml: not a recipe"),
         (["fit", "broken.yaml"], "broken.yaml: not valid YAML"),
         (["fit", "recipe.yaml", "houses.csv"], "give one recipe, or data files, not both. Found: recipe.yaml, houses.csv."),

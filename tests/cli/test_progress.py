@@ -7,7 +7,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from polytask.progress import N_LINES, CompareProgress, FitProgress
+from polytask.cli.progress import N_LINES, CompareProgress, FitProgress
 from polytask.trainer import Epoch
 
 

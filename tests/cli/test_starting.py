@@ -13,13 +13,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polytask.arguments import Words
-from polytask.catalog import FAMILIES
-from polytask.drafting import ADVICE, draft
+from polytask.cli.arguments import Words
+from polytask.cli.catalog import FAMILIES
+from polytask.cli.drafting import ADVICE, draft
+from polytask.cli.starting import guess_task, start
 from polytask.errors import PolytaskError
 from polytask.recipe import FAMILIES as FAMILY_ROOTS
 from polytask.recipe import Recipe
-from polytask.starting import guess_task, start
 from tests.cli.command import write_houses
 
 

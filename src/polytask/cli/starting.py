@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polytask.arguments import TaskWords, Words, flag, parse_column
-from polytask.catalog import summaries
+from polytask.cli.arguments import TaskWords, Words, flag, parse_column
+from polytask.cli.catalog import summaries
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.recipe import Recipe, changed
 from polytask.source import Source, open_source

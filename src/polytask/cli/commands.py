@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import polytask
-from polytask.arguments import Words, parse_list, with_words
+from polytask.cli.arguments import Words, parse_list, with_words
 from polytask.errors import PolytaskError
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ def fit(words: Words, out: Out = None, overwrite: Overwrite = False) -> None:
 @with_words
 def init(words: Words) -> None:
     """Write a commented recipe for FILES to the standard output; without --task, list the columns to choose from."""
-    from polytask.drafting import column_list, draft
-    from polytask.starting import open_sources, start
+    from polytask.cli.drafting import column_list, draft
+    from polytask.cli.starting import open_sources, start
 
     if words.recipes:
         mend = "Give data files; `polytask fit` takes the recipe."
@@ -149,7 +149,7 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Answer every row of a file, in its order; label columns are not needed."""
-    from polytask.answers import check_out, write_answers
+    from polytask.cli.answers import check_out, write_answers
 
     place = None if out is None else check_out(out, overwrite)
     from polytask.experiment import load
@@ -169,8 +169,8 @@ def compare(
     """Train every task alone at the same budget and on the same split, and say whether sharing helped it."""
     from rich.console import Console
 
+    from polytask.cli.progress import CompareProgress
     from polytask.experiment import load
-    from polytask.progress import CompareProgress
 
     trained, place = load(run), Path(run) / "compare.json"
     with CompareProgress(Console()) as progress:
@@ -189,7 +189,7 @@ def list_kinds(
     family: Annotated[str | None, typer.Argument(metavar="[FAMILY]", help="Such as balancers; all by default.")] = None,
 ) -> None:
     """List the kinds of sources, tasks, encoders, sharings, heads and balancers there are."""
-    from polytask.catalog import FAMILIES, family_named, listing
+    from polytask.cli.catalog import FAMILIES, family_named, listing
 
     if family is not None:
         typer.echo(listing(family_named(family)))
@@ -203,7 +203,7 @@ def describe(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="Such as uncertainty; see polytask list.")],
 ) -> None:
     """Say what a kind does, what can be set, and where it comes from."""
-    from polytask.catalog import describe, family_named
+    from polytask.cli.catalog import describe, family_named
 
     typer.echo(describe(family_named(family), kind))
 
@@ -225,7 +225,7 @@ def demo(
     ] = None,
 ) -> None:
     """Learn four things from two scanned digits side by side: each digit, their sum, and whether they are equal."""
-    from polytask.answers import write_answers
+    from polytask.cli.answers import write_answers
     from polytask.experiment import check_free
     from polytask.recipe import Recipe, changed
 
@@ -273,7 +273,7 @@ def _recipe(words: Words, out: str | None, overwrite: bool) -> Recipe:
         check_free(out, overwrite)
     if words.recipes:
         return Recipe.from_yaml(words.recipes[0], words.changes())
-    from polytask.starting import start
+    from polytask.cli.starting import start
 
     started = start(words)
     _tell(started.told())
@@ -284,8 +284,8 @@ def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
     """Fit with progress, and say how it went."""
     from rich.console import Console
 
+    from polytask.cli.progress import FitProgress
     from polytask.experiment import fit
-    from polytask.progress import FitProgress
 
     if out is None:
         typer.echo("note: the run will not be saved; --out FOLDER keeps it")

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
-from polytask.catalog import WIDTH, meanings, summaries, yaml_text
+from polytask.cli.catalog import WIDTH, meanings, summaries, yaml_text
+from polytask.cli.starting import Start, guess_task
 from polytask.columns import describe_column
 from polytask.component import Component, Settings
 from polytask.errors import PolytaskError
 from polytask.source import Source
-from polytask.starting import Start, guess_task
 
 COMMENT_COLUMN = 32
 MAX_NAME = 30
