@@ -15,7 +15,7 @@ _HOMES = {
     "polytask.splitting": ("Split",),
     "polytask.experiment": ("fit", "load", "Run"),
     "polytask.gradients.balance": ("Balance",),
-    "polytask.sources": ("CSV", "Parquet", "ARFF", "Frame", "Arrays"),
+    "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays"),
     "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count"),
     "polytask.encoders": ("Table",),
     "polytask.sharings": ("Hard",),
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from polytask.sources.arrays import Arrays as Arrays
     from polytask.sources.csv import CSV as CSV
     from polytask.sources.frame import Frame as Frame
+    from polytask.sources.jsonl import JSONL as JSONL
     from polytask.sources.parquet import Parquet as Parquet
     from polytask.splitting import Split as Split
     from polytask.tasks.binary import Binary as Binary
