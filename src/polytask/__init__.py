@@ -14,6 +14,7 @@ _HOMES = {
     "polytask.optimization": ("Optimizer",),
     "polytask.splitting": ("Split",),
     "polytask.experiment": ("fit", "load", "Run"),
+    "polytask.estimator": ("MultiTaskEstimator",),
     "polytask.gradients.balance": ("Balance",),
     "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays"),
     "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count"),
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from polytask.balancers.uncertainty import Uncertainty as Uncertainty
     from polytask.encoders.table import Table as Table
     from polytask.errors import PolytaskError as PolytaskError
+    from polytask.estimator import MultiTaskEstimator as MultiTaskEstimator
     from polytask.experiment import Run as Run
     from polytask.experiment import fit as fit
     from polytask.experiment import load as load
