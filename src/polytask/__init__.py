@@ -14,8 +14,9 @@ _HOMES = {
     "polytask.optimization": ("Optimizer",),
     "polytask.splitting": ("Split",),
     "polytask.experiment": ("fit", "load", "Run"),
+    "polytask.estimator": ("MultiTaskEstimator",),
     "polytask.gradients.balance": ("Balance",),
-    "polytask.sources": ("CSV", "Parquet", "ARFF", "Frame", "Arrays"),
+    "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays"),
     "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count"),
     "polytask.encoders": ("Table",),
     "polytask.sharings": ("Hard",),
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from polytask.balancers.uncertainty import Uncertainty as Uncertainty
     from polytask.encoders.table import Table as Table
     from polytask.errors import PolytaskError as PolytaskError
+    from polytask.estimator import MultiTaskEstimator as MultiTaskEstimator
     from polytask.experiment import Run as Run
     from polytask.experiment import fit as fit
     from polytask.experiment import load as load
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from polytask.sources.arrays import Arrays as Arrays
     from polytask.sources.csv import CSV as CSV
     from polytask.sources.frame import Frame as Frame
+    from polytask.sources.jsonl import JSONL as JSONL
     from polytask.sources.parquet import Parquet as Parquet
     from polytask.splitting import Split as Split
     from polytask.tasks.binary import Binary as Binary

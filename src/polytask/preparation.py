@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from polytask.batch import Dataset, Inputs
 from polytask.bundle import InputSet
 from polytask.cells import ColumnKind
-from polytask.columns import InputCodec
+from polytask.columns import InputCodec, names_rows
 from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.leaks import column_notes, find_leaks
 from polytask.recipe import Recipe
 from polytask.source import Source
 from polytask.splitting import TEST, TRAIN, VALIDATION, assign
@@ -74,7 +75,7 @@ def prepare(recipe: Recipe) -> Prepared:
     ordered = [item for group in groups.values() for item in group]
     parts = np.concatenate([item.parts for item in ordered])
     notes: list[str] = []
-    sets, inputs = zip(*(_input_set(recipe, names, group) for names, group in groups.items()), strict=True)
+    sets, inputs = zip(*(_input_set(recipe, names, group, notes) for names, group in groups.items()), strict=True)
     tasks = tuple(_fitted(recipe, task, ordered, parts, notes) for task in recipe.tasks)
     targets, present = {}, {}
     for fitted in tasks:
@@ -174,13 +175,18 @@ def _split(recipe: Recipe, item: _Loaded) -> None:
     )
 
 
-def _input_set(recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded]) -> tuple[InputSet, Inputs]:
+def _input_set(recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded], notes: list[str]) -> tuple[InputSet, Inputs]:
     table = _stacked([item.table for item in group], names)
-    training = table.filter(pa.array(np.concatenate([item.parts for item in group]) == TRAIN))
+    marks = pa.array(np.concatenate([item.parts for item in group]) == TRAIN)
+    training = table.filter(marks)
     kinds: Mapping[str, ColumnKind] = {name: kind for name, kind in recipe.columns.items() if name in names}
     codec: InputCodec = recipe.encoder.fit_inputs(training, names, kinds)
     labels = {task.name for item in group for task in item.tasks}
     tasks = tuple(task.name for task in recipe.tasks if task.name in labels)
+    doubtful = [name for name in codec.names if name not in kinds and names_rows(training[name]) == "perhaps"]
+    notes += column_notes(codec.constant, codec.identifiers, doubtful)
+    known = {task.name: _label_column(task, group).filter(marks) for task in recipe.tasks if task.name in labels}
+    notes += map(str, find_leaks(training, codec.names, known))
     return InputSet(codec=codec, sources=tuple(item.source.label for item in group), tasks=tasks), codec.encode(table)
 
 

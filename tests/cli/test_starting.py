@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from polytask.cli.arguments import Words
 from polytask.cli.catalog import FAMILIES
 from polytask.cli.drafting import ADVICE, draft
-from polytask.cli.starting import guess_task, start
+from polytask.cli.starting import start
 from polytask.errors import PolytaskError
+from polytask.guessing import guess_task
 from polytask.recipe import FAMILIES as FAMILY_ROOTS
 from polytask.recipe import Recipe
 from tests.cli.command import write_houses

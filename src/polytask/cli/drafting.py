@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 import pyarrow as pa
 
 from polytask.cli.catalog import WIDTH, meanings, summaries, yaml_text
-from polytask.cli.starting import Start, guess_task
+from polytask.cli.starting import Start
 from polytask.columns import describe_column
 from polytask.component import Component, Settings
 from polytask.errors import PolytaskError
+from polytask.guessing import guess_task
 from polytask.source import Source
 
 COMMENT_COLUMN = 32
