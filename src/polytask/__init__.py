@@ -18,7 +18,7 @@ _HOMES = {
     "polytask.gradients.balance": ("Balance",),
     "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays"),
     "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count"),
-    "polytask.encoders": ("Table",),
+    "polytask.encoders": ("Table", "TabM"),
     "polytask.sharings": ("Hard",),
     "polytask.heads": ("Linear", "MLP"),
     "polytask.balancers": ("Equal", "Fixed", "Uncertainty", "DWA"),
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from polytask.balancers.fixed import Fixed as Fixed
     from polytask.balancers.uncertainty import Uncertainty as Uncertainty
     from polytask.encoders.table import Table as Table
+    from polytask.encoders.tabm import TabM as TabM
     from polytask.errors import PolytaskError as PolytaskError
     from polytask.estimator import MultiTaskEstimator as MultiTaskEstimator
     from polytask.experiment import Run as Run
