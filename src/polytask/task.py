@@ -32,6 +32,7 @@ class Codec(Settings):
         classes: The classes in order, as the values found in the column; empty where the target is a number.
         center: Subtracted from a numeric target.
         scale: Divides a numeric target.
+        class_weights: What the loss of a row of each class is multiplied by; empty where all count alike.
         start: The output that predicts the best constant, ``width`` numbers.
         null_loss: The loss of that constant on the training labels; None where the task has no such thing.
         n_labels: How many training rows have a label.
@@ -42,6 +43,7 @@ class Codec(Settings):
     classes: tuple[bool | int | float | str, ...] = ()
     center: float = 0.0
     scale: float = 1.0
+    class_weights: tuple[float, ...] = ()
     start: tuple[float, ...] = (0.0,)
     null_loss: float | None = None
     n_labels: int = 0
@@ -61,12 +63,14 @@ class Task(Component, family="tasks"):
         column: The column that holds the labels.
         source: The name of the source that labels this task; None where only one source has the column.
         weight: Multiplies the task's normalized loss.
-        loss: A callable ``(output [B, width], target [B]) -> [B]`` in place of the task's own loss.
+        loss: The name of one of the task's ``losses``, or a callable ``(output [B, width], target [B]) -> [B]`` in their place;
+            None for the first of them.
         metrics: Names of metrics, or callables ``(y_true, y_pred) -> float`` on NumPy arrays; None for the task's own choice.
         head: The head; None for the recipe's.
     """
 
     default_metrics: ClassVar[tuple[str, ...]] = ()
+    losses: ClassVar[tuple[str, ...]] = ()
     couples_rows: ClassVar[bool] = False
     has_constant: ClassVar[bool] = True
 
@@ -82,9 +86,10 @@ class Task(Component, family="tasks"):
         super().__init__(name=name, **fields)
 
     @model_validator(mode="after")
-    def _loss_is_callable(self) -> Task:
-        if isinstance(self.loss, str) and not self.loss.startswith("external:"):
-            mend = "Leave it out for the task's own loss, or give a callable (output, target) -> one loss per row."
+    def _loss_is_known(self) -> Task:
+        if isinstance(self.loss, str) and self.loss not in self.losses and not self.loss.startswith("external:"):
+            own = did_you_mean(self.loss, self.losses) if self.losses else "Leave it out for the task's own loss."
+            mend = f"{own} A callable (output, target) -> one loss per row is taken too."
             raise PolytaskError(f"no loss {self.loss!r} for a {self.kind} task", where=f"task {self.name!r}", mend=mend)
         return self
 
@@ -141,9 +146,21 @@ class Task(Component, family="tasks"):
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         """All metrics this task knows, by name."""
 
-    def best_constant(self, target: Tensor, codec: Codec) -> Float[Tensor, " width"]:
-        """The output that minimizes the task's own loss when it is the same for every row."""
+    def best_constant(self, target: Tensor, codec: Codec, weights: Float[Tensor, " N"]) -> Float[Tensor, " width"]:
+        """The output that minimizes the task's own loss when it is the same for every row, with rows weighed by ``weights``.
+
+        Where ``searches_constant`` it is near the minimum, and improved by descent.
+        """
         return torch.zeros(codec.width)
+
+    @property
+    def searches_constant(self) -> bool:
+        """Whether the best constant has no closed form under the loss that was chosen."""
+        return callable(self.loss)
+
+    def row_weights(self, target: Tensor, codec: Codec) -> Float[Tensor, " B"] | None:
+        """What the loss of each row is multiplied by for its label; None where all count alike."""
+        return None
 
     def truth(self, target: Tensor, codec: Codec) -> Tensor:
         """Targets in the units of ``views``: what metrics compare with."""
@@ -212,6 +229,11 @@ class FittedTask:
         return self.task.views(self.task.estimate(output), self.codec)
 
     def _losses(self, output: Tensor, target: Tensor) -> Tensor:
+        weights = self.task.row_weights(target, self.codec)
+        losses = self._unweighted(output, target)
+        return losses if weights is None else losses * weights
+
+    def _unweighted(self, output: Tensor, target: Tensor) -> Tensor:
         if not callable(self.task.loss):
             return self.task.row_losses(output, target)
         losses = self.task.loss(output, target)
@@ -226,8 +248,10 @@ class FittedTask:
     def _with_constant(self, target: Tensor) -> FittedTask:
         if not self.task.has_constant:
             return self
-        start = self.task.best_constant(target, self.codec).float()
-        if callable(self.task.loss):
+        weights = self.task.row_weights(target, self.codec)
+        weights = torch.ones(len(target)) if weights is None else weights
+        start = self.task.best_constant(target, self.codec, weights.double()).float()
+        if self.task.searches_constant:
             start = self._minimized(start, target)
         null = float(self._losses(start.expand(len(target), -1), target).double().mean())
         # A loss that is negative at its best, as a log-likelihood may be, says nothing of its size: the first steps will.
@@ -236,7 +260,7 @@ class FittedTask:
         return FittedTask(self.task, self.codec.model_copy(update=found), self.members)
 
     def _minimized(self, start: Tensor, target: Tensor) -> Tensor:
-        """The best constant under a user's loss, from the best under the task's own."""
+        """The best constant under a loss without a closed form, by descent from a point near it."""
         output = start.double().requires_grad_()
         optimizer = torch.optim.LBFGS([output], max_iter=100, line_search_fn="strong_wolfe")
         value = target.double() if target.is_floating_point() else target

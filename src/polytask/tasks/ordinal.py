@@ -37,8 +37,8 @@ class Ordinal(ClassTask):
     def width(self, n_classes: int) -> int:
         return n_classes - 1
 
-    def best_constant(self, target: Tensor, codec: Codec) -> Float[Tensor, " width"]:
-        shares = frequencies(target, len(codec.classes))
+    def best_constant(self, target: Tensor, codec: Codec, weights: Float[Tensor, " N"]) -> Float[Tensor, " width"]:
+        shares = frequencies(target, len(codec.classes), weights)
         at_least = shares.flip(0).cumsum(0).flip(0)
         return torch.logit(at_least[1:] / at_least[:-1]).float()
 
