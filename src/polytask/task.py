@@ -30,6 +30,7 @@ class Codec(Settings):
     Attributes:
         width: How many numbers the task reads from its head.
         classes: The classes in order, as the values found in the column; empty where the target is a number.
+        labels: The labels in order, where a row may have several.
         center: Subtracted from a numeric target.
         scale: Divides a numeric target.
         class_weights: What the loss of a row of each class is multiplied by; empty where all count alike.
@@ -41,6 +42,7 @@ class Codec(Settings):
 
     width: int = 1
     classes: tuple[bool | int | float | str, ...] = ()
+    labels: tuple[str, ...] = ()
     center: float = 0.0
     scale: float = 1.0
     class_weights: tuple[float, ...] = ()
@@ -66,6 +68,7 @@ class Task(Component, family="tasks"):
         loss: The name of one of the task's ``losses``, or a callable ``(output [B, width], target [B]) -> [B]`` in their place;
             None for the first of them.
         metrics: Names of metrics, or callables ``(y_true, y_pred) -> float`` on NumPy arrays; None for the task's own choice.
+            "f1:*" names that of every class or label.
         head: The head; None for the recipe's.
     """
 
@@ -107,6 +110,16 @@ class Task(Component, family="tasks"):
     def label_column(self) -> str:
         """The column that holds the labels."""
         return self.column or self.name
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """All columns that hold labels: more than one where a subclass says so."""
+        return (self.label_column,)
+
+    def labels_of(self, table: pa.Table) -> pa.Array:
+        """The labels as one array, null where a row has none: what ``fit_target`` and ``encode`` take."""
+        column = table.column(self.label_column)
+        return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
     @abstractmethod
     def fit_target(self, column: pa.Array) -> Codec:
@@ -172,14 +185,18 @@ class Task(Component, family="tasks"):
         Raises:
             PolytaskError: No metric has that name.
         """
-        known, chosen = self.scorers(codec), {}
+        known = self.scorers(codec)
+        chosen: dict[str, Scorer] = {}
         for metric in self.default_metrics if self.metrics is None else self.metrics:
             if isinstance(metric, str):
                 if metric.startswith("external:"):
                     continue  # a callable of the person who trained the model, which a bundle does not hold
-                if metric not in known:
+                matching = [
+                    name for name in known if name == metric or (metric.endswith(":*") and name.startswith(metric[:-1]))
+                ]
+                if not matching:
                     raise PolytaskError(f"no metric {metric!r}", where=f"task {self.name!r}", mend=did_you_mean(metric, known))
-                chosen[metric] = known[metric]
+                chosen |= {name: known[name] for name in matching}
             else:
                 scorer = user_scorer(metric, known)
                 chosen[scorer.name] = scorer

@@ -11,6 +11,7 @@ FITTING = {
     "binary": ["bits", "booleans", "text"],
     "multiclass": list(LABELS),
     "ordinal": list(LABELS),
+    "multilabel": ["text", "booleans", "whole"],
     "count": ["bits", "whole", "floats with holes"],
     "regression": NUMBERS,
     "ranking": NUMBERS,

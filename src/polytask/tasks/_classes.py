@@ -78,7 +78,7 @@ class ClassTask(Task, abstract=True):
         if self.class_weights == "balanced":
             counts = torch.bincount(self.encode(column, codec)[0], minlength=len(codec.classes)).double().clamp(min=1)
             return tuple((len(column) / len(counts) / counts).tolist())
-        given, known = self.class_weights or {}, [_class_text(value) for value in codec.classes]
+        given, known = self.class_weights or {}, class_texts(codec)
         for name in given:
             if name not in known:
                 mend = did_you_mean(name, known)
@@ -93,7 +93,7 @@ class ClassTask(Task, abstract=True):
         """How many numbers the head gives."""
 
     def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
-        text, known = _text(column), [_class_text(value) for value in codec.classes]
+        text, known = _text(column), class_texts(codec)
         codes = pc.index_in(text, value_set=pa.array(known, pa.string()))
         present = text.is_valid().to_numpy(zero_copy_only=False)
         codes = codes.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -117,6 +117,11 @@ class ClassTask(Task, abstract=True):
             for index, value in enumerate(codec.classes):
                 columns[f"{self.name}:{_class_text(value)}"] = pa.array(shares[:, index].numpy())
         return columns
+
+
+def class_texts(codec: Codec) -> list[str]:
+    """The classes in order, as they are written in a file."""
+    return [_class_text(value) for value in codec.classes]
 
 
 def frequencies(target: Tensor, n_classes: int, weights: Tensor) -> Tensor:

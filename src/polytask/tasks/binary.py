@@ -22,7 +22,7 @@ class Binary(ClassTask):
 
     Args:
         focal: Gamma of the focal loss -(1 - p)^gamma log p of the true class's probability p; 0 is cross-entropy. It turns to
-            rows that are still wrong; probabilities are then too near to 1/2.
+            rows that are still wrong; probabilities are then too near to 1/2 (Lin 2017, arXiv:1708.02002, equation 4).
 
     Example:
         >>> import pyarrow as pa
@@ -30,7 +30,6 @@ class Binary(ClassTask):
         ('no', 'yes')
     """
 
-    paper: ClassVar[str] = "Lin et al. 2017 (focal loss), arXiv:1708.02002, equation 4"
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "roc_auc", "average_precision", "log_loss")
 
     focal: float = Field(default=0.0, ge=0)

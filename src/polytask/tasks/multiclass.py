@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polytask.scorer import Scorer
 from polytask.task import Codec
-from polytask.tasks._classes import ClassTask, frequencies
+from polytask.tasks._classes import ClassTask, class_texts, frequencies
 from polytask.tasks._metrics import multiclass_scorers
 
 SMALLEST_DOUBT = 1e-12
@@ -24,7 +24,7 @@ class Multiclass(ClassTask):
         label_smoothing: This share of each row's target is spread evenly over the classes (Szegedy 2015, arXiv:1512.00567,
             section 7).
         focal: Gamma of the focal loss, the sum over classes of -t (1 - p)^gamma log p with targets t and probabilities p; 0 is
-            cross-entropy.
+            cross-entropy (Lin 2017, arXiv:1708.02002, equation 4).
 
     Example:
         >>> import pyarrow as pa
@@ -32,7 +32,6 @@ class Multiclass(ClassTask):
         3
     """
 
-    paper: ClassVar[str] = "Lin et al. 2017 (focal loss), arXiv:1708.02002, equation 4"
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy", "log_loss")
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
@@ -64,4 +63,4 @@ class Multiclass(ClassTask):
         return {"probability": estimate.double(), "label": estimate.argmax(1)}
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
-        return multiclass_scorers(len(codec.classes))
+        return multiclass_scorers(class_texts(codec))

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from polytask.scorer import Scorer
 from polytask.task import Codec
-from polytask.tasks._classes import ClassTask, frequencies
+from polytask.tasks._classes import ClassTask, class_texts, frequencies
 from polytask.tasks._metrics import ordinal_scorers
 
 
@@ -53,7 +53,7 @@ class Ordinal(ClassTask):
         return {"probability": estimate.double(), "label": estimate.argmax(1)}
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
-        return ordinal_scorers(len(codec.classes))
+        return ordinal_scorers(class_texts(codec))
 
 
 def _log_probabilities(output: Float[Tensor, "B K_minus_1"]) -> Float[Tensor, "B K"]:

@@ -27,7 +27,8 @@ class Regression(Task):
     ``huber_delta`` and grows linearly beyond, so that outliers pull less.
 
     Args:
-        huber_delta: Where Huber's loss turns linear, in standard deviations of the target.
+        huber_delta: Where Huber's loss turns linear, in standard deviations of the target (Huber 1964,
+            doi:10.1214/aoms/1177703732).
 
     Example:
         >>> task = Regression("price")
@@ -36,7 +37,6 @@ class Regression(Task):
         (200.0, 100.0)
     """
 
-    paper: ClassVar[str] = "Huber 1964, doi:10.1214/aoms/1177703732, for the loss of that name"
     losses: ClassVar[tuple[str, ...]] = ("squared", "huber", "absolute")
     default_metrics: ClassVar[tuple[str, ...]] = ("r2", "rmse", "mae")
 
