@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,8 +31,12 @@ class Codec(Settings):
         width: How many numbers the task reads from its head.
         classes: The classes in order, as the values found in the column; empty where the target is a number.
         labels: The labels in order, where a row may have several.
-        center: Subtracted from a numeric target.
-        scale: Divides a numeric target.
+        transform: Done to a numeric label first; "standardize": nothing, "log1p": a logarithm, "quantile": normal scores.
+        knots: Labels and their normal scores, both increasing.
+        center: Subtracted from a transformed label.
+        scale: Divides a transformed label.
+        residuals: What is added to a prediction on the scale of the loss before it is transformed back; the mean is taken.
+        mean: The mean training label, where it is the best constant in the column's units but not on the scale of the loss.
         class_weights: What the loss of a row of each class is multiplied by; empty where all count alike.
         start: The output that predicts the best constant, ``width`` numbers.
         null_loss: The loss of that constant on the training labels; None where the task has no such thing.
@@ -43,8 +47,12 @@ class Codec(Settings):
     width: int = 1
     classes: tuple[bool | int | float | str, ...] = ()
     labels: tuple[str, ...] = ()
+    transform: str = "standardize"
+    knots: tuple[tuple[float, float], ...] = ()
     center: float = 0.0
     scale: float = 1.0
+    residuals: tuple[float, ...] = ()
+    mean: float | None = None
     class_weights: tuple[float, ...] = ()
     start: tuple[float, ...] = (0.0,)
     null_loss: float | None = None
@@ -179,6 +187,14 @@ class Task(Component, family="tasks"):
         """Targets in the units of ``views``: what metrics compare with."""
         return target
 
+    def constant_views(self, codec: Codec, n_rows: int) -> dict[str, Tensor]:
+        """What the best constant prediction says of ``n_rows`` rows."""
+        return self.views(self.estimate(torch.tensor(codec.start).expand(n_rows, -1)), codec)
+
+    def tune(self, estimate: Tensor, target: Tensor, codec: Codec) -> Codec:
+        """What is learned after training from estimates ``[n, ...]`` of labeled rows held out: by default nothing."""
+        return codec
+
     def chosen_scorers(self, codec: Codec) -> dict[str, Scorer]:
         """The metrics asked for, or the task's own choice.
 
@@ -235,15 +251,21 @@ class FittedTask:
 
     def views(self, output: Tensor) -> dict[str, Tensor]:
         """An output in the column's own units."""
-        estimate = self.task.estimate(output.flatten(0, 1) if self.members > 1 else output)
-        if self.members > 1:
-            estimate = estimate.unflatten(0, (len(output), self.members)).mean(1)
-        return self.task.views(estimate, self.codec)
+        return self.task.views(self._estimate(output), self.codec)
 
     def constant_views(self, n_rows: int) -> dict[str, Tensor]:
         """What the best constant prediction says of ``n_rows`` rows."""
-        output = torch.tensor(self.codec.start).expand(n_rows, -1)
-        return self.task.views(self.task.estimate(output), self.codec)
+        return self.task.constant_views(self.codec, n_rows)
+
+    def tuned(self, output: Tensor, target: Tensor) -> FittedTask:
+        """This task with what it learns from a trained network's output on labeled rows held out; see ``Task.tune``."""
+        return replace(self, codec=self.task.tune(self._estimate(output), target, self.codec))
+
+    def _estimate(self, output: Tensor) -> Tensor:
+        if self.members == 1:
+            return self.task.estimate(output)
+        estimate = self.task.estimate(output.flatten(0, 1))
+        return estimate.view(len(output), self.members, *estimate.shape[1:]).mean(1)
 
     def _losses(self, output: Tensor, target: Tensor) -> Tensor:
         weights = self.task.row_weights(target, self.codec)

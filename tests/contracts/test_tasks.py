@@ -14,6 +14,7 @@ FITTING = {
     "multilabel": ["text", "booleans", "whole"],
     "count": ["bits", "whole", "floats with holes"],
     "regression": NUMBERS,
+    "quantile": NUMBERS,
     "ranking": NUMBERS,
 }
 

@@ -56,7 +56,7 @@ def _task_line(fitted: FittedTask) -> str:
     what = (
         f"classes {listed(map(repr, codec.classes or codec.labels), 20)}"
         if codec.classes or codec.labels
-        else f"center {codec.center:.4g}, scale {codec.scale:.4g}"
+        else f"{codec.transform}, center {codec.center:.4g}, scale {codec.scale:.4g}"
     )
     return f"- **{task.name}** ({task.kind}, column `{listed(task.label_columns)}`): {codec.n_labels} training labels; {what}"
 

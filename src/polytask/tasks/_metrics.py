@@ -47,6 +47,26 @@ def regression_scorers() -> dict[str, Scorer]:
     )
 
 
+def quantile_scorers(levels: Sequence[float]) -> dict[str, Scorer]:
+    """pinball, the mean pinball loss of all levels, and coverage_error, how far the shares of rows below are from them.
+
+    "below:0.9" is the share of rows at or below the quantile of level 0.9. Of several levels also coverage, the share of rows
+    from the lowest to the highest quantile, and width, the mean distance of these. And those of a regression, of the quantile
+    nearest to the median.
+    """
+    scorers = [
+        Scorer("pinball", partial(pinball, levels), higher_is_better=False, reads="quantiles"),
+        Scorer("coverage_error", partial(coverage_error, levels), higher_is_better=False, reads="quantiles"),
+    ]
+    if len(levels) > 1:
+        scorers.append(Scorer("coverage", coverage, higher_is_better=True, reads="quantiles", is_ratio=False))
+        scorers.append(Scorer("width", width, higher_is_better=False, reads="quantiles", is_ratio=False))
+    for index, level in enumerate(levels):
+        compute = partial(share_below, index)
+        scorers.append(Scorer(f"below:{level:g}", compute, higher_is_better=True, reads="quantiles", is_ratio=False))
+    return _by_name(*scorers) | regression_scorers()
+
+
 def count_scorers() -> dict[str, Scorer]:
     """Those of a regression, and poisson_deviance (scikit-learn's mean_poisson_deviance)."""
     deviance = Scorer("poisson_deviance", poisson_deviance, higher_is_better=False, reads="value")
@@ -147,6 +167,34 @@ def mae(value: Tensor, target: Tensor) -> Tensor:
 def poisson_deviance(value: Tensor, target: Tensor) -> Tensor:
     """The mean of 2 (y log(y / r) - y + r) over rates r and counts y."""
     return tweedie_deviance_score(value.double().clamp(min=SMALLEST_RATE), target.double(), power=1)
+
+
+def pinball(levels: Sequence[float], quantiles: Tensor, target: Tensor) -> Tensor:
+    """The mean of max(q (y - x), (q - 1) (y - x)) over rows and levels q with their quantiles x."""
+    missing = target.double().unsqueeze(1) - quantiles
+    wanted = torch.tensor(levels, dtype=torch.float64)
+    return torch.maximum(wanted * missing, (wanted - 1) * missing).mean()
+
+
+def share_below(index: int, quantiles: Tensor, target: Tensor) -> Tensor:
+    """The share of rows at or below one of the quantiles."""
+    return (target <= quantiles[:, index]).double().mean()
+
+
+def coverage_error(levels: Sequence[float], quantiles: Tensor, target: Tensor) -> Tensor:
+    """The mean over levels of |share of rows at or below the quantile - level|."""
+    shares = (target.unsqueeze(1) <= quantiles).double().mean(0)
+    return (shares - torch.tensor(levels, dtype=torch.float64)).abs().mean()
+
+
+def coverage(quantiles: Tensor, target: Tensor) -> Tensor:
+    """The share of rows from the lowest to the highest quantile."""
+    return ((quantiles[:, 0] <= target) & (target <= quantiles[:, -1])).double().mean()
+
+
+def width(quantiles: Tensor, target: Tensor) -> Tensor:
+    """The mean distance from the lowest to the highest quantile."""
+    return (quantiles[:, -1] - quantiles[:, 0]).mean()
 
 
 def log_loss(probability: Tensor, target: Tensor) -> Tensor:
