@@ -17,7 +17,7 @@ _HOMES = {
     "polytask.estimator": ("MultiTaskEstimator",),
     "polytask.gradients.balance": ("Balance",),
     "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays"),
-    "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count"),
+    "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count", "Multilabel", "Quantile"),
     "polytask.encoders": ("Table", "TabM"),
     "polytask.sharings": ("Hard",),
     "polytask.heads": ("Linear", "MLP"),
@@ -54,7 +54,9 @@ if TYPE_CHECKING:
     from polytask.tasks.binary import Binary as Binary
     from polytask.tasks.count import Count as Count
     from polytask.tasks.multiclass import Multiclass as Multiclass
+    from polytask.tasks.multilabel import Multilabel as Multilabel
     from polytask.tasks.ordinal import Ordinal as Ordinal
+    from polytask.tasks.quantile import Quantile as Quantile
     from polytask.tasks.regression import Regression as Regression
     from polytask.trainer import Trainer as Trainer
 

@@ -166,15 +166,16 @@ class Run:
         if source is not None:
             mine = {name for part in self.bundle.manifest.inputs if source in part.sources for name in part.tasks}
             tasks = [task for task in tasks if task.name in mine and task.source in (None, source)]
-        there = [task for task in tasks if task.label_column in table.column_names]
+        there = [task for task in tasks if set(task.label_columns) <= set(table.column_names)]
         if not there:
-            wanted = listed(task.label_column for task in tasks)
+            wanted = listed(column for task in tasks for column in task.label_columns)
             raise PolytaskError(
                 "the rows have no label column", where="evaluate", found=listed(table.column_names), mend=f"Needed: {wanted}."
             )
         by_column: dict[str, list[str]] = {}
         for task in there:
-            by_column.setdefault(task.label_column, []).append(task.name)
+            for column in task.label_columns:
+                by_column.setdefault(column, []).append(task.name)
         for column, names in by_column.items():
             if len(names) > 1 and len({task.source for task in there if task.name in names}) > 1:
                 what = f"column {column!r} could label the tasks {listed(map(repr, names))}"

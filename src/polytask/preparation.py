@@ -98,9 +98,8 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def label_array(task: Task, table: pa.Table) -> pa.Array:
-    """A task's label column of a table, in one chunk."""
-    column = table.column(task.label_column)
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    """A task's labels of a table, in one chunk."""
+    return task.labels_of(table)
 
 
 def _load(source: Source) -> _Loaded:
@@ -115,13 +114,14 @@ def _attach_tasks(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
     """A task belongs to the source it names, else to every source that has its column."""
     for task in recipe.tasks:
         named = [item for item in loaded if task.source in (None, item.source.label)]
-        having = [item for item in named if task.label_column in item.table.column_names]
+        having = [item for item in named if set(task.label_columns) <= set(item.table.column_names)]
         if not having:
             columns = sorted({name for item in named for name in item.table.column_names})
             where = f"task {task.name!r}"
             place = f" in {listed(item.source.label for item in named)}"
-            mend = did_you_mean(task.label_column, columns)
-            raise PolytaskError(f"no column {task.label_column!r}{place}", where=where, mend=mend)
+            lacking = next((name for name in task.label_columns if name not in columns), task.label_columns[0])
+            mend = did_you_mean(lacking, columns)
+            raise PolytaskError(f"no column {lacking!r}{place}", where=where, mend=mend)
         for item in having:
             item.tasks.append(task)
     for item in loaded:
@@ -136,7 +136,7 @@ def _choose_inputs(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
         if name not in every:
             raise PolytaskError(f"no column {name!r}", where=where, mend=did_you_mean(name, every))
     for item in loaded:
-        labels = {task.label_column: task.name for task in item.tasks}
+        labels = {column: task.name for task in item.tasks for column in task.label_columns}
         there = item.table.column_names
         for name in item.source.inputs or ():
             where = f"source {item.source.label!r}, inputs"
@@ -193,7 +193,7 @@ def _input_set(recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded],
 def _fitted(recipe: Recipe, task: Task, loaded: Sequence[_Loaded], parts: NDArray[np.int8], notes: list[str]) -> FittedTask:
     training = _label_column(task, loaded).filter(pa.array(parts == TRAIN))
     if training.null_count == len(training):
-        where = f"task {task.name!r}, column {task.label_column!r}"
+        where = f"task {task.name!r}, column {listed(task.label_columns)!r}"
         if recipe.unlabeled == "error":
             mend = "Leave the task out, change the split, or set unlabeled: keep to keep its head untrained."
             raise PolytaskError("no training row has a label", where=where, found=f"{len(training)} rows", mend=mend)
