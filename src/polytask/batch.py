@@ -63,6 +63,12 @@ class Batch:
         """The tasks with at least one label in this batch."""
         return tuple(name for name, rows in self.labeled.items() if rows is None or len(rows))
 
+    def without(self, tasks: Iterable[str]) -> Batch:
+        """The same rows without the labels of these tasks."""
+        left_out = set(tasks)
+        targets = {name: target for name, target in self.targets.items() if name not in left_out}
+        return replace(self, targets=targets, labeled={name: self.labeled[name] for name in targets})
+
     def present(self, task: str) -> Bool[Tensor, " B"]:
         """Which rows have a label of ``task``."""
         rows, target = self.labeled[task], self.targets[task]

@@ -26,7 +26,7 @@ from polytask.preparation import Prepared, label_array, prepare
 from polytask.recipe import Recipe
 from polytask.scores import Scores
 from polytask.source import Source, like, open_source
-from polytask.trainer import Epoch
+from polytask.trainer import Epoch, left_out
 
 RECORD, RECIPE, SCORES, HISTORY, CARD, MODEL = "run.json", "recipe.yaml", "scores.json", "history.jsonl", "README.md", "model"
 
@@ -224,7 +224,7 @@ def fit(
         "seconds": round(time.perf_counter() - began, 3),
         "best_epoch": max((epoch.epoch for epoch in history if epoch.best), default=0),
         "data": Run._fingerprints(recipe),
-        "notes": list(prepared.notes),
+        "notes": [*prepared.notes, *left_out(history)],
     }
     run = Run(recipe, bundle, scores, [epoch.to_dict() for epoch in history], record, prepared)
     if out is not None:

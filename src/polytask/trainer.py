@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from polytask.balancer import Balancer
 from polytask.batch import Batch, Dataset
 from polytask.component import Settings
 from polytask.errors import PolytaskError, listed
-from polytask.gradients.balance import Balance
+from polytask.gradients.balance import Balance, NotFiniteError
 from polytask.mixing import epoch_batches
 from polytask.model import MultiTaskModel, mean_losses
 from polytask.optimization import Optimizer, Schedule, rate_at
@@ -88,9 +88,11 @@ class Epoch:
         learning_rate: At its end.
         training: Mean loss per task over the epoch's steps.
         validation: Loss per task on the validation rows, and
-        selection: its mean over the tasks that choose the epoch; None without validation rows.
+        selection: its mean over the tasks that choose the epoch; None without validation rows, or where one is not finite:
+            such an epoch is not chosen, and the task is missing in ``validation``.
         weights: The balancer's weights in its last step.
         best: Whether its weights are the best so far.
+        dropped: Per task the steps that it was left out of, because its loss or gradient was not finite.
     """
 
     epoch: int
@@ -101,6 +103,7 @@ class Epoch:
     selection: float | None
     weights: dict[str, float]
     best: bool
+    dropped: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values: a line of ``history.jsonl``."""
@@ -131,7 +134,8 @@ def train(
         on_epoch: Called after every epoch.
 
     Raises:
-        PolytaskError: A task's loss is no longer finite.
+        PolytaskError: The weights or all losses are no longer finite. (A task alone is left out of the steps where its loss
+            or gradient is not; the other tasks' updates are those of a batch in which it has no label.)
     """
     with _deterministic(settings.deterministic), torch.random.fork_rng():
         return _Loop(model, training, validation, settings, balancer, seed, primary).run(on_epoch)
@@ -163,81 +167,189 @@ class _Loop:
         self.average = None if settings.average is None else Average(model, settings.average)
         self.balance = Balance(model, balancer)
         self.balance.start(training.tasks)
+        self.buffers = Buffers(model)
         self.n_steps = settings.epochs * len(epoch_batches(training.n_rows, self.batch_size, seed, 0))
         self.step = 0
+        self.epoch = 0
+        self.sums: dict[str, Tensor] = {}  # what this epoch has seen so far: summed losses, and in how many steps
+        self.counts: dict[str, int] = {}
+        self.dropped: dict[str, int] = {}
+        self.best, self.waited = math.inf, 0
+        self.best_weights: dict[str, Tensor] | None = None
+        self.history: list[Epoch] = []
+        self.ended = False
 
     def run(self, on_epoch: Callable[[Epoch], None] | None) -> list[Epoch]:
         set_scales(self.model, self.training, self.batch_size)
-        best, best_weights, waited = math.inf, None, 0
-        history: list[Epoch] = []
-        began = time.perf_counter()
-        for epoch in range(self.settings.epochs):
-            losses = self._epoch(epoch)
-            if self.average is not None:
-                self.average.swap()
-            validation = mean_losses(self.model, self.validation) if self.deciding else {}
-            selection = sum(validation[t] for t in self.deciding) / len(self.deciding) if self.deciding else None
-            self._check_finite(losses | validation, epoch)
-            improved = selection is None or selection < best
-            if improved:
-                best_weights, waited = _copied(self.model), 0
-                best = best if selection is None else selection
-            else:
-                waited += 1
-            if self.average is not None:
-                self.average.swap()
-            rate = self.optimizer.param_groups[0]["lr"]
-            seconds = time.perf_counter() - began
-            history.append(Epoch(epoch + 1, seconds, rate, losses, validation, selection, self.balance.weights, improved))
+        self.began = time.perf_counter()
+        while not self.ended:
+            self._pass()
+            self._close()
             if on_epoch is not None:
-                on_epoch(history[-1])
-            if self.settings.patience is not None and waited >= self.settings.patience:
-                break
-        if best_weights is not None:
-            self.model.load_state_dict(best_weights)
+                on_epoch(self.history[-1])
+        if self.best_weights is not None:
+            self.model.load_state_dict(self.best_weights)
         self.model.eval().cpu()
-        return history
+        return self.history
 
-    def _epoch(self, epoch: int) -> dict[str, float]:
+    def _pass(self) -> None:
+        """One pass over the training rows."""
         self.model.train()
-        self.balance.epoch = epoch
-        sums: dict[str, Tensor] = {}
-        counts: dict[str, int] = {}
-        for rows in epoch_batches(self.training.n_rows, self.batch_size, self.seed, epoch):
+        self.balance.epoch = self.epoch
+        for rows in epoch_batches(self.training.n_rows, self.batch_size, self.seed, self.epoch):
             losses = self._step(self.training.batch(rows.to(self.device)))
             for task, loss in losses.items():
-                sums[task] = sums[task] + loss.detach() if task in sums else loss.detach()
-                counts[task] = counts.get(task, 0) + 1
+                self.sums[task] = self.sums[task] + loss.detach() if task in self.sums else loss.detach()
+                self.counts[task] = self.counts.get(task, 0) + 1
         self.model.clock.step = None
-        return {task: float(sums[task]) / counts[task] for task in self.training.tasks if task in sums}
+
+    def _close(self) -> None:
+        """The end of an epoch: is it the best so far, and was it the last?"""
+        training = {task: float(self.sums[task]) / self.counts[task] for task in self.training.tasks if task in self.sums}
+        self._check_weights()
+        if self.average is not None:
+            self.average.swap()
+        validation, selection = self._validate()
+        improved = not self.deciding or (selection is not None and selection < self.best)
+        if improved:
+            self.best_weights, self.waited = _copied(self.model), 0
+            self.best = self.best if selection is None else selection
+        else:
+            self.waited += 1
+        if self.average is not None:
+            self.average.swap()
+        rate = self.optimizer.param_groups[0]["lr"]
+        seconds = time.perf_counter() - self.began
+        weights, dropped = self.balance.weights, self.dropped
+        self.epoch += 1
+        self.history.append(Epoch(self.epoch, seconds, rate, training, validation, selection, weights, improved, dropped))
+        patience = self.settings.patience
+        self.ended = self.epoch == self.settings.epochs or (patience is not None and self.waited >= patience)
+        self.sums, self.counts, self.dropped = {}, {}, {}
+
+    def _validate(self) -> tuple[dict[str, float], float | None]:
+        """The finite validation losses, and their mean over the tasks that choose; None where one of these is not finite."""
+        losses = mean_losses(self.model, self.validation) if self.deciding else {}
+        finite = {task: loss for task, loss in losses.items() if math.isfinite(loss)}
+        if losses and not finite:
+            raise self._not_finite(losses)
+        if not self.deciding or any(task not in finite for task in self.deciding):
+            return finite, None
+        return finite, sum(finite[task] for task in self.deciding) / len(self.deciding)
 
     def _step(self, batch: Batch) -> dict[str, Tensor]:
+        """One update; the losses of the tasks that had a part in it."""
         self.model.clock.step = self.step
         rate = self.settings.optimizer.lr * rate_at(self.step, self.n_steps, self.settings.schedule, self.settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.step += 1
-        losses = self.model.losses(batch)
+        self.buffers.keep()
+        before = self.balance.state_dict()
+        losses, finite = self._gradients(batch)
+        if not finite:
+            batch, losses = self._without_guilty(batch, before)
         if not losses:
             return losses
-        self.optimizer.zero_grad(set_to_none=True)
-        self.balance.backward(losses, self.model.trunk.penalty())
-        if self.settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         self.optimizer.step()
         if self.average is not None:
             self.average.update()
         if self.balance.balancer.observes:
             with torch.no_grad():
-                self.balance.observe(self.model.losses(batch))
+                after = {task: loss for task, loss in self.model.losses(batch).items() if math.isfinite(loss)}
+            if after:
+                self.balance.observe(after)
         return losses
 
-    def _check_finite(self, losses: dict[str, float], epoch: int) -> None:
-        broken = [task for task, loss in losses.items() if not math.isfinite(loss)]
-        if broken:
-            mend = "Lower trainer.optimizer.lr, set trainer.clip, or look for extreme values in the inputs and labels."
-            where = f"epoch {epoch + 1}, {'tasks' if len(broken) > 1 else 'task'} {listed(map(repr, broken))}"
-            raise PolytaskError("the loss is no longer finite", where=where, mend=mend)
+    def _gradients(self, batch: Batch) -> tuple[dict[str, Tensor], bool]:
+        """The losses, with the balanced and clipped gradient in ``.grad``, and whether all of it is finite."""
+        losses = self.model.losses(batch)
+        if not losses:
+            return losses, True
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            self.balance.backward(losses, self.model.trunk.penalty())
+        except NotFiniteError:
+            return losses, False
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip or math.inf)
+        return losses, math.isfinite(norm)
+
+    def _without_guilty(self, batch: Batch, before: Mapping[str, Any]) -> tuple[Batch, dict[str, Tensor]]:
+        """Do a step again without the tasks whose loss or gradient is not finite, as if they had no label in this batch.
+
+        The draws are those of the first time, for they are a function of the step. Where no task alone is to blame, or what is
+        left is not finite either, the step is left out for all.
+        """
+        self._rewind(before)
+        guilty = self._guilty(batch)
+        rest = batch.without(guilty)
+        self._rewind(before)
+        losses, finite = self._gradients(rest) if guilty and rest.tasks else ({}, False)
+        if not finite:
+            self._rewind(before)
+            guilty, rest, losses = list(batch.tasks), batch.without(batch.tasks), {}
+        for task in guilty:
+            self.dropped[task] = self.dropped.get(task, 0) + 1
+        return rest, losses
+
+    def _guilty(self, batch: Batch) -> list[str]:
+        guilty = []
+        for task, loss in self.model.losses(batch).items():
+            found = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+            norm = nn.utils.get_total_norm(filter(torch.is_tensor, found))
+            if not (math.isfinite(loss.detach()) and math.isfinite(norm)):
+                guilty.append(task)
+        return guilty
+
+    def _rewind(self, before: Mapping[str, Any]) -> None:
+        self.balance.load_state_dict(before)
+        self.buffers.restore()
+
+    def _check_weights(self) -> None:
+        """A network that is lost, or that no task has moved in a whole epoch, is not trained on.
+
+        Raises:
+            PolytaskError: It is so.
+        """
+        whole = math.isfinite(nn.utils.get_total_norm([parameter.detach() for parameter in self.parameters]))
+        if not whole or not self.sums:
+            raise self._not_finite(self.training.tasks)
+
+    def _not_finite(self, tasks: Iterable[str]) -> PolytaskError:
+        names = list(tasks)
+        mend = "Lower trainer.optimizer.lr, set trainer.clip, or look for extreme values in the inputs and labels."
+        where = f"epoch {self.epoch + 1}, {'tasks' if len(names) > 1 else 'task'} {listed(map(repr, names))}"
+        return PolytaskError("the loss is no longer finite", where=where, mend=mend)
+
+
+class Buffers:
+    """A network's buffers, such as batch statistics, as they were before a step.
+
+    All are copied each time: batch norm writes to its own without a trace in their version.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.places = [(module._buffers, name) for module in network.modules() for name in module._buffers]
+        self.kept: list[Tensor | None] = []
+        self.copies: list[Tensor] = []
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember them as they are now."""
+        now = [buffers[name] for buffers, name in self.places]
+        there = [tensor for tensor in now if tensor is not None]
+        if len(now) != len(self.kept) or any(one is not two for one, two in zip(now, self.kept, strict=True)):
+            self.kept, self.copies = now, [tensor.clone() for tensor in there]
+        elif there:
+            torch._foreach_copy_(self.copies, there)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Make them what they were when they were kept."""
+        for (buffers, name), tensor in zip(self.places, self.kept, strict=True):
+            buffers[name] = tensor
+        for tensor, copy in zip((tensor for tensor in self.kept if tensor is not None), self.copies, strict=True):
+            tensor.copy_(copy)
 
 
 class Average:
@@ -267,6 +379,21 @@ class Average:
             weight.data, average.data = average.data, weight.data
 
 
+def left_out(history: Sequence[Epoch]) -> list[str]:
+    """What is to be said of the tasks that were left out of steps, or of choosing the epoch."""
+    notes = []
+    for task in sorted({task for epoch in history for task in epoch.dropped}):
+        steps = sum(epoch.dropped.get(task, 0) for epoch in history)
+        whole = [epoch.epoch for epoch in history if task in epoch.dropped and task not in epoch.training]
+        every = f", every step of epoch {listed(whole)}" if whole else ""
+        text = f"task {task!r} was left out of {steps} steps, in which its loss or gradient was not finite{every}"
+        notes.append(text.replace(" 1 steps", " 1 step"))
+    for task in sorted({task for epoch in history for task in epoch.validation}):
+        absent = [epoch.epoch for epoch in history if epoch.validation and task not in epoch.validation]
+        notes += [f"the validation loss of task {task!r} was not finite in epoch {listed(absent)}"] if absent else []
+    return notes
+
+
 def set_scales(model: MultiTaskModel, data: Dataset, batch_size: int) -> None:
     """Give a task without a best constant (its loss couples rows) a scale: its loss before training, over 20 batches."""
     unscaled = [task for task, fitted in model.tasks.items() if fitted.codec.null_loss is None]
@@ -278,8 +405,9 @@ def set_scales(model: MultiTaskModel, data: Dataset, batch_size: int) -> None:
     with torch.no_grad():
         for _, batch in zip(range(SCALE_BATCHES), first, strict=False):
             for task, loss in model.losses(batch).items():
-                sums[task] += float(loss) / model.tasks[task].task.weight
-                counts[task] += 1
+                if math.isfinite(loss):
+                    sums[task] += float(loss) / model.tasks[task].task.weight
+                    counts[task] += 1
     for task in unscaled:
         mean = sums[task] / counts[task] if counts[task] else 1.0
         scale = mean if math.isfinite(mean) and mean > 0 else 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,10 @@ from torch import Tensor, nn
 from polytask.balancer import Balancer, GramianBalancer, JacobianBalancer, Signals, State
 from polytask.errors import PolytaskError
 from polytask.gradients.exact import task_gradients
+
+
+class NotFiniteError(PolytaskError):
+    """A loss or a gradient of a task is NaN or infinite; the balancer has not seen it, and its state is as before."""
 
 
 class Balance:
@@ -69,6 +74,7 @@ class Balance:
 
         Raises:
             PolytaskError: There is no loss, or one is not a scalar.
+            NotFiniteError: A loss is NaN or infinite, or the gradient of one for a balancer that reads gradients.
         """
         if not losses:
             raise PolytaskError(
@@ -81,6 +87,8 @@ class Balance:
         names, values = tuple(losses), list(losses.values())
         state, index = self._rows(names)
         detached = torch.stack([value.detach() for value in values])
+        if not math.isfinite(detached.sum()):
+            raise NotFiniteError("the losses are not finite", where="Balance.backward", found=str(detached.tolist()))
         signals = Signals(names, detached, self.steps, self.epoch)
         if isinstance(self.balancer, GramianBalancer | JacobianBalancer):
             weights, new = self._by_gradients(state, signals, values)
@@ -108,6 +116,7 @@ class Balance:
             "common": dict(self._state.common),
             "steps": self.steps,
             "epoch": self.epoch,
+            "last": {"tasks": list(self._last[0]), "weights": self._last[1]},
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -120,15 +129,20 @@ class Balance:
             raise PolytaskError(f"this state belongs to {saved['kind']!r}, not to {self.balancer.kind!r}", where="Balance")
         self._tasks, self._state = tuple(saved["tasks"]), State(saved["per_task"], saved["common"])
         self.steps, self.epoch = saved["steps"], saved["epoch"]
+        self._last = (tuple(saved["last"]["tasks"]), saved["last"]["weights"])
 
     def _by_gradients(self, state: State, signals: Signals, losses: list[Tensor]) -> tuple[Tensor, State]:
         gradients = task_gradients(losses, self.parameters)
         if isinstance(self.balancer, GramianBalancer):
-            given = Signals(signals.tasks, signals.losses, signals.step, signals.epoch, gramian=gradients.gramian())
+            gramian = gradients.gramian()
+            _check_finite(gramian)
+            given = Signals(signals.tasks, signals.losses, signals.step, signals.epoch, gramian=gramian)
             weights, new = self.balancer.step(state, given)
             gradients.write(weights)
             return weights, new
-        given = Signals(signals.tasks, signals.losses, signals.step, signals.epoch, jacobian=gradients.jacobian())
+        jacobian = gradients.jacobian()
+        _check_finite(jacobian)
+        given = Signals(signals.tasks, signals.losses, signals.step, signals.epoch, jacobian=jacobian)
         update, new = self.balancer.step(state, given)
         gradients.write_update(update)
         return update.new_zeros(0), new
@@ -146,3 +160,9 @@ class Balance:
 
     def _keep(self, new: State, index: Tensor | None) -> None:
         self._state = new if index is None else self._state.with_rows(index, new)
+
+
+def _check_finite(products: Tensor) -> None:
+    """A solver that is given NaN may fail in its own words, or never end."""
+    if not bool(products.isfinite().all()):
+        raise NotFiniteError("the gradients of the tasks are not finite", where="Balance.backward")
