@@ -62,7 +62,7 @@ def test_a_balancer_says_what_it_costs() -> None:
 def test_types_and_bounds_in_words() -> None:
     text = describe("encoders", "table")
     assert "  dropout: number at least 0 and below 1; default 0.1\n" in text
-    assert "  embedding: piecewise or plain; default piecewise\n" in text
+    assert "  embedding: piecewise or periodic or plain; default piecewise\n" in text
     assert "  hidden: list of whole number; default [64]\n" in describe("heads", "mlp")
     assert "  weights: mapping of names to number above 0; required\n" in describe("balancers", "fixed")
     assert "  head: a kind of heads or null; default null\n" in describe("tasks", "ordinal")

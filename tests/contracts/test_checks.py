@@ -22,6 +22,7 @@ from polytask.heads.external import External as ExternalHead
 from polytask.heads.linear import Linear
 from polytask.sharing import SharedTrunk, Sharing, StageOutputs
 from polytask.task import Codec, Task
+from polytask.tasks._numbers import NumberTask
 from polytask.tasks.multiclass import Multiclass
 from polytask.tasks.regression import Regression
 from polytask.testing import (
@@ -284,7 +285,7 @@ def test_check_sharing_finds_a_wrong_independence() -> None:
     assert "independent is True, but tasks share parameters" in complaint(check_sharing, type("Broken", (Sharing,), methods)())
 
 
-def like(kind: type[Task], root: type[Task] = Task, **changes: Any) -> Task:
+def like(kind: type[Task], root: type[Task] = NumberTask, **changes: Any) -> Task:
     """A task with the methods of another but for some changes."""
     methods = {name: value for klass in reversed(kind.__mro__[:-1]) for name, value in vars(klass).items() if callable(value)}
     own = {name: value for name, value in methods.items() if not name.startswith("_") and name in root.__abstractmethods__}
