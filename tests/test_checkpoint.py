@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from polytask import CSV, Binary, Frame, PolytaskError, Recipe, Regression, Run, Stopped, Table, Trainer, fit, load, resume
+from polytask.balancer import Balancer
 from polytask.checkpoint import JSON, STATE, Checkpoints, read, write
 from polytask.fitting import train_bundle
 from polytask.preparation import prepare
@@ -25,7 +26,7 @@ from polytask.task import Task
 from polytask.trainer import Epoch
 from tests.houses import houses
 
-BALANCERS = ["equal", "uncertainty", "dwa", "unit_gramian", "toy_jacobian", "famo_like"]
+FIELDS: dict[str, dict[str, Any]] = {"fixed": {"weights": {"price": 3.0}}}
 N_STEPS = 30  # three epochs of ten
 
 
@@ -71,9 +72,9 @@ def assert_goes_on(make: Callable[[], Recipe], folder: Path, *stops: int) -> Non
     assert_same(trained(make(), Checkpoints(folder, None, {})), whole)
 
 
-@pytest.mark.parametrize("balancer", BALANCERS)
-def test_stopped_thrice_is_as_never_stopped(balancer: str, tmp_path: Path) -> None:
-    asked = recipe(balancer=balancer)
+@pytest.mark.parametrize("kind", Balancer.kinds())
+def test_stopped_thrice_is_as_never_stopped(kind: str, tmp_path: Path) -> None:
+    asked = recipe(balancer={"kind": kind, **FIELDS.get(kind, {})})
     assert len(trained(asked)[1]) == 3
     assert_goes_on(lambda: asked, tmp_path, 4, 6, 13)  # within an epoch, at its end, within the last
 
@@ -326,7 +327,7 @@ def test_a_training_that_fails_at_once_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_at_random_moments_it_always_goes_on(tmp_path: Path) -> None:
     """At least 20 times, by SIGKILL, in processes that are forked from one that has imported everything."""
-    asked = csv_recipe(tmp_path, balancer="famo_like")
+    asked = csv_recipe(tmp_path, balancer="famo_like", tasks=[Regression("price"), Regression("sqft_living")])
     asked = asked.model_copy(update={"trainer": asked.trainer.model_copy(update={"checkpoint": 0.0, "epochs": 4})})
     fit(asked, tmp_path / "whole")
     (tmp_path / "asked.yaml").write_text(asked.to_yaml(), encoding="utf-8")
