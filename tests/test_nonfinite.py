@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from polytask import Binary, Frame, PolytaskError, Recipe, Regression, Table, Trainer, fit
 from polytask.batch import Batch
 from polytask.fitting import train_bundle
+from polytask.keeping import Buffers
 from polytask.mixing import epoch_batches
 from polytask.model import module_key
 from polytask.preparation import Prepared, prepare
-from polytask.trainer import Buffers, Epoch, _Loop, left_out
+from polytask.trainer import Epoch, _Loop, left_out
 
 N_ROWS, BATCH = 120, 16
 BALANCERS = ["equal", "uncertainty", "dwa", "unit_gramian", "toy_jacobian", "famo_like"]

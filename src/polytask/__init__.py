@@ -9,11 +9,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "polytask.errors": ("PolytaskError",),
+    "polytask.checkpoint": ("Stopped",),
     "polytask.recipe": ("Recipe",),
     "polytask.trainer": ("Trainer",),
     "polytask.optimization": ("Optimizer",),
     "polytask.splitting": ("Split",),
-    "polytask.experiment": ("fit", "load", "Run"),
+    "polytask.experiment": ("fit", "load", "resume", "Run"),
     "polytask.estimator": ("MultiTaskEstimator",),
     "polytask.gradients.balance": ("Balance",),
     "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays"),
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from polytask.balancers.equal import Equal as Equal
     from polytask.balancers.fixed import Fixed as Fixed
     from polytask.balancers.uncertainty import Uncertainty as Uncertainty
+    from polytask.checkpoint import Stopped as Stopped
     from polytask.encoders.table import Table as Table
     from polytask.encoders.tabm import TabM as TabM
     from polytask.errors import PolytaskError as PolytaskError
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from polytask.experiment import Run as Run
     from polytask.experiment import fit as fit
     from polytask.experiment import load as load
+    from polytask.experiment import resume as resume
     from polytask.gradients.balance import Balance as Balance
     from polytask.heads.linear import Linear as Linear
     from polytask.heads.mlp import MLP as MLP

@@ -6,9 +6,9 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import nn
 
 import polytask
 from polytask.bundle import Bundle, n_parameters
+from polytask.checkpoint import STATE, Checkpoints, sync
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.evaluation.card import model_card
 from polytask.evaluation.comparison import Comparison, compare
@@ -29,6 +30,7 @@ from polytask.source import Source, like, open_source
 from polytask.trainer import Epoch, left_out
 
 RECORD, RECIPE, SCORES, HISTORY, CARD, MODEL = "run.json", "recipe.yaml", "scores.json", "history.jsonl", "README.md", "model"
+CHECKPOINTS, DRAFT = "checkpoints", ".recipe.tmp"
 
 
 class Run:
@@ -127,18 +129,26 @@ class Run:
         Raises:
             PolytaskError: The folder exists, or cannot be written.
         """
-        place = check_free(folder, overwrite)
-        draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        return self._write(check_free(folder, overwrite))
+
+    def _write(self, place: Path) -> Path:
+        draft, aside = place.with_name(f".{place.name}.new"), _aside(place)
         try:
+            shutil.rmtree(draft, ignore_errors=True)
             self.bundle.save(draft / MODEL)
             (draft / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
             (draft / RECORD).write_text(_json(self.record), encoding="utf-8")
             (draft / SCORES).write_text(_json(self._scores.to_dict()), encoding="utf-8")
             (draft / HISTORY).write_text("".join(_json(epoch, None) for epoch in self.history), encoding="utf-8")
             (draft / MODEL / CARD).write_text(model_card(self.bundle, self._scores, self.record), encoding="utf-8")
+            for path in (*draft.rglob("*"), draft):
+                sync(path)
             if place.exists():
-                shutil.rmtree(place)
-            draft.rename(place)
+                shutil.rmtree(aside, ignore_errors=True)
+                place.rename(aside)
+            draft.rename(place)  # a crash between these two is mended by _settled
+            sync(place.parent)
+            shutil.rmtree(aside, ignore_errors=True)
         except OSError as error:
             raise PolytaskError(f"cannot write the run: {error}", where=str(place), mend="Save it to another place.") from error
         finally:
@@ -199,19 +209,58 @@ def fit(
     Args:
         recipe: What to learn from what, and how.
         out: A folder to save the run in.
-        overwrite: Replace an earlier run there.
+        overwrite: Replace an earlier run there, once this one is trained.
         on_epoch: Called after every epoch, with its losses.
 
     Raises:
+        Stopped: Ctrl-C or SIGTERM, where ``out`` is given; the training is saved, and ``resume(out)`` goes on with it.
         PolytaskError: Whatever is wrong with the recipe, the data or the place to save to; said before training where it can
             be.
     """
-    if out is not None:
-        check_free(out, overwrite)
-    recipe = recipe.model_copy(update={"sources": tuple(source.anchored() for source in recipe.sources)})
+    place = None if out is None else check_free(out, overwrite)
+    return _run(_anchored(recipe), place, on_epoch, anew=True)
+
+
+def resume(folder: str | Path, recipe: Recipe | None = None, *, on_epoch: Callable[[Epoch], None] | None = None) -> Run:
+    """Go on with a training that was stopped or killed, bit for bit as if it had not been.
+
+    Args:
+        folder: The ``out`` of that ``fit``. Where its run is finished already, this is ``load``.
+        recipe: The same recipe again, where it has what a file cannot hold: rows in memory, functions, networks.
+        on_epoch: Called after every epoch, and first for those done before.
+
+    Raises:
+        PolytaskError: There is no such training, or its recipe or data have changed.
+        Stopped: As for ``fit``.
+    """
+    place = _settled(folder)
+    asked = place / CHECKPOINTS / RECIPE
+    if not asked.is_file():
+        if (place / RECORD).is_file():
+            shutil.rmtree(_aside(place), ignore_errors=True)  # what a crash at the very end left
+            return load(place)
+        raise PolytaskError("no training to go on with", where=str(folder), mend="`polytask fit ... --out` begins one.")
+    stored = Recipe.from_yaml(asked)
+    given = stored if recipe is None else _anchored(recipe)
+    one, two = given.to_dict(), stored.to_dict()
+    if other := [key for key in one if one[key] != two[key]]:
+        what = f"the training was begun with another {listed(other)}"
+        raise PolytaskError(what, where=str(asked), mend="Give the same recipe, or fit anew with overwrite=True.")
+    return _run(given, place, on_epoch, anew=False)
+
+
+def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] | None, *, anew: bool) -> Run:
+    """Prepare, train, score and save."""
     began = time.perf_counter()
     prepared = prepare(recipe)
-    bundle, history = train_bundle(recipe, prepared, on_epoch=on_epoch)
+    fingerprints = Run._fingerprints(recipe)
+    if place is None:
+        bundle, history = train_bundle(recipe, prepared, on_epoch=on_epoch)
+        before = 0.0
+    else:
+        with _saving(recipe, place / CHECKPOINTS, fingerprints, anew) as checkpoints:
+            bundle, history = train_bundle(recipe, prepared, on_epoch=on_epoch, checkpoints=checkpoints)
+        before = checkpoints.seconds
     judged = "test" if prepared.test.n_rows else "validation" if prepared.validation.n_rows else "training"
     scores = score(bundle, getattr(prepared, judged), recipe.seed)
     record = {
@@ -221,25 +270,45 @@ def fit(
         "rows": {part: getattr(prepared, part).n_rows for part in ("training", "validation", "test")},
         "scored_on": judged,
         "parameters": n_parameters(bundle.model),
-        "seconds": round(time.perf_counter() - began, 3),
+        "seconds": round(before + time.perf_counter() - began, 3),
         "best_epoch": max((epoch.epoch for epoch in history if epoch.best), default=0),
-        "data": Run._fingerprints(recipe),
+        "data": fingerprints,
         "notes": [*prepared.notes, *left_out(history)],
     }
     run = Run(recipe, bundle, scores, [epoch.to_dict() for epoch in history], record, prepared)
-    if out is not None:
-        _save_or_rescue(run, out, overwrite)
+    if place is not None:
+        try:
+            run._write(place)
+        except PolytaskError as error:
+            mend = f"Nothing is lost: make room, and `polytask resume {place}` goes on from the end of the training."
+            raise PolytaskError(error.what, where=error.where, mend=mend) from error
     return run
 
 
-def _save_or_rescue(run: Run, out: str | Path, overwrite: bool) -> None:
-    """Save a run; where that fails, put it elsewhere rather than lose the training, and say so."""
+@contextmanager
+def _saving(recipe: Recipe, folder: Path, data: Mapping[str, str], anew: bool) -> Iterator[Checkpoints]:
+    """The checkpoints of a training, while signals end it at a step; nothing is left of one that failed before the first."""
+    checkpoints = Checkpoints(folder, recipe.trainer.checkpoint, data)
     try:
-        run.save(out, overwrite)
-    except PolytaskError as error:
-        rescued = run.save(Path(tempfile.mkdtemp(prefix="polytask-")) / "run")
-        mend = f"The run was saved in {str(rescued)!r} instead: move it where you want it."
-        raise PolytaskError(error.what, where=error.where, found=error.found, mend=mend) from error
+        if anew:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            (folder / DRAFT).write_text(recipe.to_yaml(), encoding="utf-8")
+            sync(folder / DRAFT)
+            (folder / DRAFT).replace(folder / RECIPE)
+            sync(folder)
+    except OSError as error:
+        mend = "Choose a place you may write to."
+        raise PolytaskError(f"cannot write the run: {error}", where=str(folder.parent), mend=mend) from None
+    try:
+        with checkpoints.listening():
+            yield checkpoints
+    except PolytaskError:
+        if not (folder / STATE).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            if not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
+        raise
 
 
 def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> Run:
@@ -252,9 +321,12 @@ def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> 
     Raises:
         PolytaskError: Not a run folder, or a damaged one.
     """
-    place = Path(folder).expanduser()
+    place = _settled(folder)
     if not place.is_dir():
         raise PolytaskError("no such run folder", where=str(place), mend="`polytask fit ... --out run/` makes one.")
+    if _is_unfinished(place):
+        mend = f"If it is not going on still, `polytask resume {folder}` (polytask.resume) goes on with it."
+        raise PolytaskError("the training of this run is not finished", where=str(folder), mend=mend)
     bundle = Bundle.load(place / MODEL, modules)
     try:
         recipe = Recipe.from_yaml(place / RECIPE)
@@ -272,12 +344,16 @@ def check_free(folder: str | Path, overwrite: bool) -> Path:
     Raises:
         PolytaskError: Something is there that may not be replaced, or it cannot be written.
     """
-    place = Path(folder).expanduser().absolute()
+    place = _settled(folder)
     if place.exists() and not place.is_dir():
         raise PolytaskError("is a file, not a folder for a run", where=str(folder), mend="Choose another name.")
     if place.is_dir() and any(place.iterdir()):
-        if not (place / RECORD).is_file():
+        unfinished = _is_unfinished(place)
+        if not unfinished and not (place / RECORD).is_file():
             raise PolytaskError("the folder holds something else than a run", where=str(folder), mend="Choose another folder.")
+        if unfinished and not overwrite:
+            mend = f"`polytask resume {folder}` (polytask.resume) goes on with it; --overwrite (overwrite=True) begins anew."
+            raise PolytaskError("there is an unfinished training", where=str(folder), mend=mend)
         if not overwrite:
             raise PolytaskError(
                 "there is a run already", where=str(folder), mend="Choose another folder, or --overwrite (overwrite=True)."
@@ -286,6 +362,28 @@ def check_free(folder: str | Path, overwrite: bool) -> Path:
     if not os.access(parent, os.W_OK):
         raise PolytaskError("the folder cannot be written", where=str(parent), mend="Choose a place you may write to.")
     return place
+
+
+def _is_unfinished(place: Path) -> bool:
+    """Whether there is a training under way and nothing else."""
+    return place.is_dir() and [path.name for path in place.iterdir()] == [CHECKPOINTS]
+
+
+def _settled(folder: str | Path) -> Path:
+    """The absolute place of a run, where a crash in the middle of replacing it is mended."""
+    place = Path(folder).expanduser().absolute()
+    if not place.exists() and _aside(place).is_dir():
+        _aside(place).rename(place)
+    return place
+
+
+def _aside(place: Path) -> Path:
+    """Where a run is put while another takes its place."""
+    return place.with_name(f".{place.name}.old")
+
+
+def _anchored(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"sources": tuple(source.anchored() for source in recipe.sources)})
 
 
 def _json(value: object, indent: int | None = 1) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 import polytask
 from polytask.batch import Dataset
 from polytask.bundle import Bundle, InputSet, Manifest, TaskRecord
+from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
 from polytask.model import outputs_on
 from polytask.preparation import Prepared
@@ -28,6 +29,7 @@ def train_bundle(
     tasks: Sequence[str] | None = None,
     seed: int | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Bundle, list[Epoch]]:
     """Build and train the network of a recipe.
 
@@ -37,6 +39,7 @@ def train_bundle(
         tasks: Train these tasks only, on the rows that have a label of one of them.
         seed: Of weights, dropout and order, in place of the recipe's.
         on_epoch: Called after every epoch.
+        checkpoints: Where the state of the training is saved, and what is gone on from.
 
     Raises:
         PolytaskError: A loss is no longer finite, or a part cannot be built.
@@ -63,6 +66,7 @@ def train_bundle(
         seed=seed,
         primary=[name for name in recipe.primary if name in names],
         on_epoch=on_epoch,
+        checkpoints=checkpoints,
     )
     _tune(bundle, prepared)
     return bundle, history

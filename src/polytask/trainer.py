@@ -15,14 +15,17 @@ from torch import Tensor, nn
 
 from polytask.balancer import Balancer
 from polytask.batch import Batch, Dataset
+from polytask.checkpoint import Checkpoints
 from polytask.component import Settings
 from polytask.errors import PolytaskError, listed
 from polytask.gradients.balance import Balance, NotFiniteError
+from polytask.keeping import Average, Buffers, copied
 from polytask.mixing import epoch_batches
 from polytask.model import MultiTaskModel, mean_losses
 from polytask.optimization import Optimizer, Schedule, rate_at
 
 SCALE_BATCHES = 20
+COUNTS = ("step", "epoch", "batch", "sums", "counts", "dropped", "waited", "ended")
 
 
 class Trainer(Settings):
@@ -40,6 +43,8 @@ class Trainer(Settings):
         average: Judge and keep an exponential moving average of the weights, which forgets this share of it less than 1 a
             step (0.99: the last hundred steps or so; fewer at the start); None keeps the raw weights.
         device: "auto" takes a GPU if there is one.
+        checkpoint: Seconds between two saves of the state into the run's folder, from which `polytask resume` goes on; 0 saves
+            after every step, None only where it is stopped.
         deterministic: Ask torch for deterministic algorithms; slower on a GPU, and refused where an operation has none.
     """
 
@@ -52,6 +57,7 @@ class Trainer(Settings):
     patience: int | None = Field(default=16, ge=1)
     average: float | None = Field(default=0.99, gt=0, lt=1)
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    checkpoint: float | None = Field(default=30.0, ge=0)
     deterministic: bool = False
 
     def rows_per_step(self, n_rows: int) -> int:
@@ -120,6 +126,7 @@ def train(
     seed: int = 0,
     primary: Sequence[str] = (),
     on_epoch: Callable[[Epoch], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> list[Epoch]:
     """Train in place; afterwards the model has the weights of its best epoch, is in evaluation mode and on the CPU.
 
@@ -131,14 +138,16 @@ def train(
         balancer: What makes one update of the losses.
         seed: Of the order of rows; dropout has the model's.
         primary: The tasks that choose the epoch; empty for all.
-        on_epoch: Called after every epoch.
+        on_epoch: Called after every epoch, and first for those done before it went on.
+        checkpoints: Where the state is saved; what lies there is gone on from, bit for bit as if it had never stopped.
 
     Raises:
+        Stopped: A signal asked for it; the state is saved.
         PolytaskError: The weights or all losses are no longer finite. (A task alone is left out of the steps where its loss
             or gradient is not; the other tasks' updates are those of a batch in which it has no label.)
     """
     with _deterministic(settings.deterministic), torch.random.fork_rng():
-        return _Loop(model, training, validation, settings, balancer, seed, primary).run(on_epoch)
+        return _Loop(model, training, validation, settings, balancer, seed, primary).run(on_epoch, checkpoints)
 
 
 class _Loop:
@@ -170,7 +179,7 @@ class _Loop:
         self.buffers = Buffers(model)
         self.n_steps = settings.epochs * len(epoch_batches(training.n_rows, self.batch_size, seed, 0))
         self.step = 0
-        self.epoch = 0
+        self.epoch, self.batch = 0, 0  # done: epochs, and batches of the epoch that is going on
         self.sums: dict[str, Tensor] = {}  # what this epoch has seen so far: summed losses, and in how many steps
         self.counts: dict[str, int] = {}
         self.dropped: dict[str, int] = {}
@@ -179,28 +188,40 @@ class _Loop:
         self.history: list[Epoch] = []
         self.ended = False
 
-    def run(self, on_epoch: Callable[[Epoch], None] | None) -> list[Epoch]:
-        set_scales(self.model, self.training, self.batch_size)
+    def run(self, on_epoch: Callable[[Epoch], None] | None, checkpoints: Checkpoints | None) -> list[Epoch]:
         self.began = time.perf_counter()
+        saved = None if checkpoints is None else checkpoints.load()
+        if saved is None:
+            set_scales(self.model, self.training, self.batch_size)
+        else:
+            self._restore(saved)
+        tell: Callable[[Epoch], None] = on_epoch or (lambda _: None)
+        for epoch in self.history:
+            tell(epoch)
         while not self.ended:
-            self._pass()
+            self._pass(checkpoints)
             self._close()
-            if on_epoch is not None:
-                on_epoch(self.history[-1])
+            tell(self.history[-1])
+        if checkpoints is not None:
+            checkpoints.save(self._state())
+            checkpoints.visit(self._state)  # a signal may have come after the last step
         if self.best_weights is not None:
             self.model.load_state_dict(self.best_weights)
         self.model.eval().cpu()
         return self.history
 
-    def _pass(self) -> None:
-        """One pass over the training rows."""
+    def _pass(self, checkpoints: Checkpoints | None) -> None:
+        """One pass over the training rows, or what is left of it."""
         self.model.train()
         self.balance.epoch = self.epoch
-        for rows in epoch_batches(self.training.n_rows, self.batch_size, self.seed, self.epoch):
+        for rows in epoch_batches(self.training.n_rows, self.batch_size, self.seed, self.epoch)[self.batch :]:
             losses = self._step(self.training.batch(rows.to(self.device)))
             for task, loss in losses.items():
                 self.sums[task] = self.sums[task] + loss.detach() if task in self.sums else loss.detach()
                 self.counts[task] = self.counts.get(task, 0) + 1
+            self.batch += 1
+            if checkpoints is not None:
+                checkpoints.visit(self._state)
         self.model.clock.step = None
 
     def _close(self) -> None:
@@ -212,7 +233,7 @@ class _Loop:
         validation, selection = self._validate()
         improved = not self.deciding or (selection is not None and selection < self.best)
         if improved:
-            self.best_weights, self.waited = _copied(self.model), 0
+            self.best_weights, self.waited = copied(self.model), 0
             self.best = self.best if selection is None else selection
         else:
             self.waited += 1
@@ -221,7 +242,7 @@ class _Loop:
         rate = self.optimizer.param_groups[0]["lr"]
         seconds = time.perf_counter() - self.began
         weights, dropped = self.balance.weights, self.dropped
-        self.epoch += 1
+        self.epoch, self.batch = self.epoch + 1, 0
         self.history.append(Epoch(self.epoch, seconds, rate, training, validation, selection, weights, improved, dropped))
         patience = self.settings.patience
         self.ended = self.epoch == self.settings.epochs or (patience is not None and self.waited >= patience)
@@ -305,6 +326,44 @@ class _Loop:
         self.balance.load_state_dict(before)
         self.buffers.restore()
 
+    def _state(self) -> dict[str, Any]:
+        """All that the next step depends on, but what is a function of the recipe and the data."""
+        return {
+            "model": self.model.state_dict(),
+            "scales": {task: fitted.codec.null_loss for task, fitted in self.model.tasks.items()},
+            "optimizer": self.optimizer.state_dict()["state"],
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "average": None if self.average is None else {"steps": self.average.steps, "weights": self.average.averages},
+            "balance": self.balance.state_dict(),
+            "best": {"selection": None if math.isinf(self.best) else self.best, "weights": self.best_weights},
+            "history": [epoch.to_dict() for epoch in self.history],
+            "seconds": time.perf_counter() - self.began,
+            **{name: getattr(self, name) for name in COUNTS},
+        }
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        try:
+            self.model.load_state_dict(saved["model"])
+            for task, fitted in self.model.tasks.items():
+                codec = fitted.codec.model_copy(update={"null_loss": saved["scales"][task]})
+                self.model.tasks[task] = replace(fitted, codec=codec)
+            states = {int(index): state for index, state in saved["optimizer"].items()}
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+            for group in self.optimizer.param_groups:
+                group["lr"] = saved["learning_rate"]
+            if self.average is not None:
+                self.average.restore(saved["average"]["steps"], saved["average"]["weights"])
+            self.balance.load_state_dict(_on(saved["balance"], self.device))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            mend = "Use the recipe, the data and the versions that it began with, or fit again."
+            raise PolytaskError(f"the checkpoint is not of this training: {error}", where="resume", mend=mend) from None
+        best = saved["best"]["selection"]
+        self.best, self.best_weights = math.inf if best is None else best, _on(saved["best"]["weights"], self.device)
+        self.history = [Epoch(**epoch) for epoch in saved["history"]]
+        self.began -= saved["seconds"]
+        for name in COUNTS:
+            setattr(self, name, _on(saved[name], self.device))
+
     def _check_weights(self) -> None:
         """A network that is lost, or that no task has moved in a whole epoch, is not trained on.
 
@@ -320,63 +379,6 @@ class _Loop:
         mend = "Lower trainer.optimizer.lr, set trainer.clip, or look for extreme values in the inputs and labels."
         where = f"epoch {self.epoch + 1}, {'tasks' if len(names) > 1 else 'task'} {listed(map(repr, names))}"
         return PolytaskError("the loss is no longer finite", where=where, mend=mend)
-
-
-class Buffers:
-    """A network's buffers, such as batch statistics, as they were before a step.
-
-    All are copied each time: batch norm writes to its own without a trace in their version.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self.places = [(module._buffers, name) for module in network.modules() for name in module._buffers]
-        self.kept: list[Tensor | None] = []
-        self.copies: list[Tensor] = []
-
-    @torch.no_grad()
-    def keep(self) -> None:
-        """Remember them as they are now."""
-        now = [buffers[name] for buffers, name in self.places]
-        there = [tensor for tensor in now if tensor is not None]
-        if len(now) != len(self.kept) or any(one is not two for one, two in zip(now, self.kept, strict=True)):
-            self.kept, self.copies = now, [tensor.clone() for tensor in there]
-        elif there:
-            torch._foreach_copy_(self.copies, there)
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Make them what they were when they were kept."""
-        for (buffers, name), tensor in zip(self.places, self.kept, strict=True):
-            buffers[name] = tensor
-        for tensor, copy in zip((tensor for tensor in self.kept if tensor is not None), self.copies, strict=True):
-            tensor.copy_(copy)
-
-
-class Average:
-    """An exponential moving average of a network's weights, beside them.
-
-    Buffers such as batch statistics stay the network's own. The decay at step t, from 1, is the smaller of ``decay`` and (1 +
-    t) / (10 + t), so that the initial weights are soon forgotten (Tan and Le 2019 and TensorFlow's ExponentialMovingAverage
-    do the same).
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay, self.steps = decay, 0
-        self.weights = [p for p in network.parameters() if p.requires_grad]
-        self.averages = [p.detach().clone() for p in self.weights]
-
-    @torch.no_grad()
-    def update(self) -> None:
-        """Take in the weights after a step."""
-        self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.averages, list(self.weights), 1 - decay)
-
-    @torch.no_grad()
-    def swap(self) -> None:
-        """Exchange the network's weights and their average; twice is as before."""
-        for weight, average in zip(self.weights, self.averages, strict=True):
-            weight.data, average.data = average.data, weight.data
 
 
 def left_out(history: Sequence[Epoch]) -> list[str]:
@@ -415,8 +417,11 @@ def set_scales(model: MultiTaskModel, data: Dataset, batch_size: int) -> None:
         model.tasks[task] = replace(fitted, codec=fitted.codec.model_copy(update={"null_loss": scale}))
 
 
-def _copied(model: nn.Module) -> dict[str, Tensor]:
-    return {key: value.detach().clone() for key, value in model.state_dict().items()}
+def _on(value: Any, device: torch.device) -> Any:
+    """Nested dictionaries of tensors on a device."""
+    if isinstance(value, Mapping):
+        return {key: _on(item, device) for key, item in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 @contextmanager

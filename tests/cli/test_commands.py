@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from polytask import Recipe, __version__, load
+from polytask import Recipe, __version__, fit, load
 from polytask.cli.catalog import FAMILIES, summaries
-from tests.cli.command import LABELS, TASKS, done, fit_houses, polytask
+from tests.cli.command import LABELS, TASKS, done, fit_houses, mistake, polytask
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +202,22 @@ def test_demo_leaves_a_run_and_rows_to_predict() -> None:
     assert not {"left", "right", "total", "same"} & set(pd.read_csv("demo/new.csv").columns)
     assert yaml.safe_load(Path("demo/recipe.yaml").read_text(encoding="utf-8"))["sources"][0]["kind"] == "two_digits"
     assert said.splitlines()[-1].split() == ["polytask", "compare", "demo", "--seeds", "1"]
+
+
+def test_resume_goes_on_with_what_was_stopped(tmp_path: Path) -> None:
+    class Crash(Exception):
+        """Something outside of polytask goes wrong in the middle of a training."""
+
+    def crash(_: object) -> None:
+        raise Crash
+
+    whole = load("run")
+    recipe = whole.recipe.model_copy(update={"trainer": whole.recipe.trainer.model_copy(update={"checkpoint": 0})})
+    with pytest.raises(Crash):
+        fit(recipe, tmp_path / "stopped", on_epoch=crash)
+    said = done("resume", tmp_path / "stopped")
+    assert "\nepoch   2  mean " in said
+    assert "\nScores on the test rows\n" in said
+    assert load(tmp_path / "stopped").scores().to_dict() == whole.scores().to_dict()
+    assert done("resume", tmp_path / "stopped").startswith(f"the training in {tmp_path / 'stopped'} is finished already\n")
+    assert mistake("resume", tmp_path / "nothing").endswith("no training to go on with. `polytask fit ... --out` begins one.")

@@ -19,6 +19,9 @@ from polytask.cli.arguments import Words, parse_list, with_words
 from polytask.errors import PolytaskError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from polytask.cli.progress import FitProgress
     from polytask.experiment import Run
     from polytask.recipe import Recipe
 
@@ -43,10 +46,10 @@ class Commands(TyperGroup):
                 raise
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(MISTAKE) from None
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             if ctx.params["debug"]:
                 raise
-            typer.echo("interrupted", err=True)
+            typer.echo(str(interrupt) or "interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from None
         return result
 
@@ -98,8 +101,23 @@ def fit(words: Words, out: Out = None, overwrite: Overwrite = False) -> None:
     recipe = _recipe(words, out, overwrite)
     _trained(recipe, out, overwrite)
     if out is not None:
-        run = shlex.quote(out)
-        _say_next(f"polytask compare {run}", f"polytask predict {run} NEW.csv --out answers.csv")
+        _say_next_of(out)
+
+
+@app.command(epilog=_examples("polytask resume run/"))
+def resume(run: RunFolder) -> None:
+    """Go on with a training that was stopped or killed, bit for bit as if it had not been."""
+    from polytask.experiment import CHECKPOINTS, RECIPE
+    from polytask.experiment import resume as go_on
+    from polytask.recipe import Recipe
+
+    asked = Path(run) / CHECKPOINTS / RECIPE
+    if not asked.is_file():
+        go_on(run)  # says what is wrong, if anything is
+        typer.echo(f"the training in {run} is finished already")
+    else:
+        _followed(Recipe.from_yaml(asked).trainer.epochs, run, lambda on_epoch: go_on(run, on_epoch=on_epoch))
+    _say_next_of(run)
 
 
 @app.command(
@@ -282,15 +300,21 @@ def _recipe(words: Words, out: str | None, overwrite: bool) -> Recipe:
 
 def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
     """Fit with progress, and say how it went."""
-    from rich.console import Console
-
-    from polytask.cli.progress import FitProgress
     from polytask.experiment import fit
 
     if out is None:
         typer.echo("note: the run will not be saved; --out FOLDER keeps it")
-    with FitProgress(recipe.trainer.epochs, Console()) as progress:
-        run = fit(recipe, out, overwrite=overwrite, on_epoch=progress)
+    return _followed(recipe.trainer.epochs, out, lambda on_epoch: fit(recipe, out, overwrite=overwrite, on_epoch=on_epoch))
+
+
+def _followed(n_epochs: int, out: str | None, train: Callable[[FitProgress], Run]) -> Run:
+    """Show a training's progress, then its scores."""
+    from rich.console import Console
+
+    from polytask.cli.progress import FitProgress
+
+    with FitProgress(n_epochs, Console()) as progress:
+        run = train(progress)
     rows, record = run.record["rows"], run.record
     sizes = ", ".join(f"{count:,} {part}" for part, count in rows.items())
     typer.echo(f"rows: {sizes}; {record['parameters']:,} parameters\n")
@@ -305,6 +329,11 @@ def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
 def _tell(lines: list[str], err: bool = False) -> None:
     for line in lines:
         typer.echo(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False), err=err)
+
+
+def _say_next_of(out: str) -> None:
+    run = shlex.quote(out)
+    _say_next(f"polytask compare {run}", f"polytask predict {run} NEW.csv --out answers.csv")
 
 
 def _say_next(*commands: str) -> None:
