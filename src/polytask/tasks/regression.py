@@ -50,6 +50,9 @@ class Regression(Task):
     def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
         return output[:, 0]
 
+    def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"]:
+        return outputs.mean(1)
+
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         return {"value": estimate.double() * codec.scale + codec.center}
 
