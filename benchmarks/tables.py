@@ -186,13 +186,18 @@ def linear(fitted: FittedTask, data: Prepared) -> Predictor:
 
 
 def boosting(fitted: FittedTask, data: Prepared) -> Predictor:
-    """scikit-learn's boosted trees, which stop when the validation loss has not improved for 20 rounds."""
+    """scikit-learn's boosted trees, which stop when the validation loss has not improved for 20 rounds.
+
+    Without a penalty, rare classes get leaves of any size and the log loss rises from the second round on (kc_house grade:
+    0.74 on validation, with it 0.55).
+    """
     n_numbers, sizes = len(data.inputs[0].codec.numbers), data.inputs[0].codec.cardinalities
 
     def columns(part: Dataset) -> NDArray[np.float64]:
         return torch.cat([part.inputs[0]["numbers"], part.inputs[0]["categories"]], 1).double().numpy()
 
     options = {"max_iter": 1000, "n_iter_no_change": 20, "early_stopping": True, "random_state": 0}
+    options |= {"learning_rate": 0.05, "l2_regularization": 1.0}
     options["categorical_features"] = [n_numbers + i for i, size in enumerate(sizes) if size <= MOST_CATEGORIES]
     if fitted.codec.classes:
         model = HistGradientBoostingClassifier(**options)
