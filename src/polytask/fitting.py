@@ -123,7 +123,7 @@ def row_losses(bundle: Bundle, data: Dataset) -> dict[str, NDArray[np.float64]]:
     for task, output in outputs_on(bundle.model, data, data.tasks).items():
         fitted, rows = bundle.tasks[task], data.present[task]
         with torch.inference_mode():
-            values = fitted.losses(output[rows], data.targets[task][rows])
+            values = fitted.answer_losses(output[rows], data.targets[task][rows])
         losses[task] = values.double().numpy() / (fitted.codec.null_loss or 1.0)
     return losses
 

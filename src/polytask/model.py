@@ -43,20 +43,25 @@ class MultiTaskModel(nn.Module):
         features = self.trunk(inputs, wanted)
         return {task: self._output(task, features[task]) for task in wanted}
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The mean loss of each task with a label in this batch, divided by its null loss and times its weight."""
+    def losses(self, batch: Batch, of_answers: bool = False) -> dict[str, Tensor]:
+        """The mean loss of each task with a label in this batch, divided by its null loss and times its weight.
+
+        Args:
+            batch: The rows.
+            of_answers: Judge an ensemble by the mean of its members' estimates, not each member for itself as in training.
+        """
         tasks = batch.tasks
         outputs = self(batch.inputs, tasks)
-        return {task: self._loss(task, outputs[task], batch) for task in tasks}
+        return {task: self._loss(task, outputs[task], batch, of_answers) for task in tasks}
 
     def _output(self, task: str, features: tuple[Features, ...]) -> Tensor:
         return self.heads[self._keys[task]](features)  # type: ignore[no-any-return]
 
-    def _loss(self, name: str, output: Tensor, batch: Batch) -> Tensor:
+    def _loss(self, name: str, output: Tensor, batch: Batch, of_answers: bool) -> Tensor:
         fitted, target, labeled = self.tasks[name], batch.targets[name], batch.labeled[name]
         if labeled is not None:
             output, target = output.index_select(0, labeled), target.index_select(0, labeled)
-        loss = fitted.losses(output, target).mean()
+        loss = (fitted.answer_losses if of_answers else fitted.losses)(output, target).mean()
         return loss * (fitted.task.weight / (fitted.codec.null_loss or 1.0))
 
 
@@ -105,7 +110,7 @@ def mean_losses(model: MultiTaskModel, data: Dataset) -> dict[str, float]:
     counts: dict[str, int] = {}
     with torch.inference_mode():
         for batch in data.batches(EVALUATION_ROWS):
-            for task, loss in model.losses(batch).items():
+            for task, loss in model.losses(batch, of_answers=True).items():
                 labeled = batch.labeled[task]
                 n = batch.n_rows if labeled is None else len(labeled)
                 sums[task] = sums.get(task, 0.0) + float(loss) * n

@@ -183,6 +183,13 @@ class Task(Component, family="tasks"):
         """What the loss of each row is multiplied by for its label; None where all count alike."""
         return None
 
+    def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"] | None:
+        """The output whose estimate is the mean of the members' estimates: an ensemble is judged by its loss.
+
+        None where no output says that; then it is judged by the mean of its members' losses, which is higher.
+        """
+        return None
+
     def truth(self, target: Tensor, codec: Codec) -> Tensor:
         """Targets in the units of ``views``: what metrics compare with."""
         return target
@@ -248,6 +255,11 @@ class FittedTask:
             return torch.stack([self._losses(member, target) for member in output.unbind(1)]).mean(0)
         losses = self._losses(output.flatten(0, 1), target.repeat_interleave(self.members, 0))
         return losses.view(-1, self.members).mean(1)
+
+    def answer_losses(self, output: Tensor, target: Tensor) -> Float[Tensor, " B"]:
+        """One loss per row of what is answered: as ``losses``, but for an ensemble that of its members' mean estimate."""
+        merged = None if self.members == 1 else self.task.merged(output)
+        return self.losses(output, target) if merged is None else self._losses(merged, target)
 
     def views(self, output: Tensor) -> dict[str, Tensor]:
         """An output in the column's own units."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.tables import METHODS, Results, measure, ratio_interval, summarize, telling
+from benchmarks.tables import METHODS, Results, measure, ratio_interval, show, summarize, telling
 from polytask.preparation import prepare
 from polytask.recipe import Recipe
 from polytask.sources import Frame
@@ -58,7 +58,19 @@ def test_the_ratio_is_the_geometric_mean_over_tasks_and_its_interval_holds_it() 
 
 def test_tasks_with_nothing_to_predict_are_left_out_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
     some, none = ({method: np.full((1, 9), value) for method in METHODS} for value in (0.9, 0.01))
-    result = Results({"test": {"some": some, "none": none}}, {})
+    result = Results({"test": {"some": some, "none": none}}, dict.fromkeys(METHODS, 0.0))
     assert telling([result], "test") == [[some]]
     summarize([result], ["test"])
     assert "1 tasks left out" in capsys.readouterr().out
+
+
+def test_a_method_that_is_skipped_is_neither_fitted_nor_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Recipe(sources=[Frame(houses(100))], tasks=[Regression("price")], trainer=Trainer(epochs=1))
+    prepared = prepare(recipe)
+    result = measure(recipe, prepared, 1, ["alone", "boosting"])
+    assert list(result.losses["test"]["price"]) == ["constant", "linear", "together"]
+    show("houses", prepared, result, ["validation"])
+    summarize([result], ["validation"])
+    out = capsys.readouterr().out
+    assert "to linear" in out
+    assert "alone" not in out

@@ -205,15 +205,15 @@ def test_demo_leaves_a_run_and_rows_to_predict() -> None:
 
 
 def test_resume_goes_on_with_what_was_stopped(tmp_path: Path) -> None:
-    class Crash(Exception):
+    class CrashError(Exception):
         """Something outside of polytask goes wrong in the middle of a training."""
 
     def crash(_: object) -> None:
-        raise Crash
+        raise CrashError
 
     whole = load("run")
     recipe = whole.recipe.model_copy(update={"trainer": whole.recipe.trainer.model_copy(update={"checkpoint": 0})})
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         fit(recipe, tmp_path / "stopped", on_epoch=crash)
     said = done("resume", tmp_path / "stopped")
     assert "\nepoch   2  mean " in said

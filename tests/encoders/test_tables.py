@@ -58,6 +58,8 @@ def test_the_loss_is_the_mean_of_the_members_and_the_estimate_their_mean() -> No
         functional.binary_cross_entropy_with_logits(member[:, 0], batch.targets["late"].float()) for member in output.unbind(1)
     ]
     torch.testing.assert_close(model.losses(batch)["late"] * fitted.codec.null_loss, torch.stack(each).mean())
+    of_mean = functional.binary_cross_entropy(torch.sigmoid(output[..., 0]).mean(1), batch.targets["late"].float())
+    torch.testing.assert_close(model.losses(batch, of_answers=True)["late"] * fitted.codec.null_loss, of_mean)
     torch.testing.assert_close(fitted.views(output)["probability"].float(), torch.sigmoid(output[..., 0]).mean(1))
 
 

@@ -59,6 +59,9 @@ class Binary(ClassTask):
     def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
         return torch.sigmoid(output[:, 0])
 
+    def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"]:
+        return functional.logsigmoid(outputs).logsumexp(1) - functional.logsigmoid(-outputs).logsumexp(1)
+
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         return {"probability": estimate.double(), "label": (estimate > 0.5).long()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -57,6 +58,9 @@ class Count(Task):
 
     def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
         return output[:, 0].clamp(max=MAX_LOG_RATE).exp()
+
+    def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"]:
+        return outputs.clamp(max=MAX_LOG_RATE).logsumexp(1) - math.log(outputs.shape[1])
 
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         return {"value": estimate.double() * codec.scale}

@@ -59,6 +59,9 @@ class Multiclass(ClassTask):
     def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
         return output.softmax(1)
 
+    def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"]:
+        return outputs.log_softmax(2).logsumexp(1)
+
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         return {"probability": estimate.double(), "label": estimate.argmax(1)}
 

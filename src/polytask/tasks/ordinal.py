@@ -49,6 +49,13 @@ class Ordinal(ClassTask):
     def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
         return _log_probabilities(output).exp()
 
+    def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"]:
+        each = _log_probabilities(outputs.flatten(0, 1)).unflatten(0, outputs.shape[:2])
+        log_shares = each.logsumexp(1)
+        at_least = log_shares.flip(1).logcumsumexp(1).flip(1)
+        merged: Tensor = at_least[:, 1:] - log_shares[:, :-1]
+        return merged
+
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         return {"probability": estimate.double(), "label": estimate.argmax(1)}
 

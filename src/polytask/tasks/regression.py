@@ -75,6 +75,9 @@ class Regression(NumberTask):
     def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
         return output[:, 0]
 
+    def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"]:
+        return outputs.mean(1)
+
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         residuals = codec.residuals or (0.0,)
         value = torch.zeros(len(estimate), dtype=torch.float64)

@@ -24,8 +24,9 @@ def check_task(task: Task, labels: Sequence[object] = LABELS) -> None:
     Spec and codec come back from JSON. Missing labels are marked as such, change nothing that is learned, and have a valid
     value as target. Losses are one per row, finite with finite gradients for outputs up to 30 and for a single row, and those
     of a row do not depend on other rows unless ``couples_rows``. No small change of the best constant is better than it, and
-    its loss is the null loss. Ensembles have the mean loss of their members. Answers have one value per row, classes are those
-    of the labels, and every metric is finite. A column without labels gives a codec or a PolytaskError, nothing else.
+    its loss is the null loss. Ensembles have the mean loss of their members, and ``merged`` answers as their mean. Answers have
+    one value per row, classes are those of the labels, and every metric is finite. A column without labels gives a codec or a
+    PolytaskError, nothing else.
 
     Args:
         task: The task.
@@ -148,9 +149,13 @@ def _check_constant(fitted: FittedTask, target: Tensor, where: str) -> None:
 
 def _check_members(fitted: FittedTask, target: Tensor, where: str) -> None:
     outputs = torch.stack([_outputs(fitted, len(target), seed) for seed in range(MEMBERS)], 1)
-    ensemble = replace(fitted, members=MEMBERS)
+    task, ensemble = fitted.task, replace(fitted, members=MEMBERS)
     means = torch.stack([fitted.losses(output, target) for output in outputs.unbind(1)]).mean(0)
     demand(close(ensemble.losses(outputs, target), means), where, "an ensemble's losses are not the mean of its members'")
+    merged = task.merged(outputs)
+    if merged is not None:
+        mean = torch.stack([task.estimate(output) for output in outputs.unbind(1)], 1).mean(1)
+        demand(close(task.estimate(merged), mean), where, "merged outputs do not have the mean of the members' estimates")
     alike = outputs[:, :1].expand_as(outputs)
     one, three = fitted.views(outputs[:, 0]), ensemble.views(alike)
     same = one.keys() == three.keys() and all(close(one[key].double(), three[key].double()) for key in one)
