@@ -62,6 +62,7 @@ def train_bundle(
         recipe.balancer,
         seed=seed,
         primary=[name for name in recipe.primary if name in names],
+        mixing=recipe.mixing,
         on_epoch=on_epoch,
     )
     return bundle, history

@@ -81,7 +81,9 @@ def prepare(recipe: Recipe) -> Prepared:
     for fitted in tasks:
         name = fitted.task.name
         targets[name], present[name] = fitted.task.encode(_label_column(fitted.task, ordered), fitted.codec)
-    everything = Dataset(tuple(inputs), targets, present)
+    origin = np.repeat(np.arange(len(ordered)), [len(item.parts) for item in ordered])
+    sources = {item.source.label: torch.from_numpy(origin == index) for index, item in enumerate(ordered)}
+    everything = Dataset(tuple(inputs), targets, present, sources)
     labeled, marks = torch.stack(list(present.values())).any(0), torch.from_numpy(parts)
     for part, name in ((VALIDATION, "validation"), (TEST, "test")):
         notes += [

@@ -18,7 +18,7 @@ from polytask.batch import Batch, Dataset
 from polytask.component import Settings
 from polytask.errors import PolytaskError, listed
 from polytask.gradients.balance import Balance
-from polytask.mixing import epoch_batches
+from polytask.mixing import Mixing, mixed_batches
 from polytask.model import MultiTaskModel, mean_losses
 from polytask.optimization import Optimizer, Schedule, rate_at
 
@@ -116,6 +116,7 @@ def train(
     *,
     seed: int = 0,
     primary: Sequence[str] = (),
+    mixing: Mixing | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
 ) -> list[Epoch]:
     """Train in place; afterwards the model has the weights of its best epoch, is in evaluation mode and on the CPU.
@@ -128,13 +129,14 @@ def train(
         balancer: What makes one update of the losses.
         seed: Of the order of rows; dropout has the model's.
         primary: The tasks that choose the epoch; empty for all.
+        mixing: The share of each source of rows in an epoch; None for that of its rows.
         on_epoch: Called after every epoch.
 
     Raises:
         PolytaskError: A task's loss is no longer finite.
     """
     with _deterministic(settings.deterministic), torch.random.fork_rng():
-        return _Loop(model, training, validation, settings, balancer, seed, primary).run(on_epoch)
+        return _Loop(model, training, validation, settings, balancer, seed, primary, mixing).run(on_epoch)
 
 
 class _Loop:
@@ -149,6 +151,7 @@ class _Loop:
         balancer: Balancer,
         seed: int,
         primary: Sequence[str],
+        mixing: Mixing | None = None,
     ) -> None:
         self.device = settings.chosen_device()
         self.model = model.to(self.device)
@@ -163,7 +166,9 @@ class _Loop:
         self.average = None if settings.average is None else Average(model, settings.average)
         self.balance = Balance(model, balancer)
         self.balance.start(training.tasks)
-        self.n_steps = settings.epochs * len(epoch_batches(training.n_rows, self.batch_size, seed, 0))
+        self.mixing = mixing or Mixing()
+        self.sources = {name: mask.nonzero().squeeze(1) for name, mask in training.sources.items()}
+        self.n_steps = settings.epochs * len(self._batches(0))
         self.step = 0
 
     def run(self, on_epoch: Callable[[Epoch], None] | None) -> list[Epoch]:
@@ -198,12 +203,16 @@ class _Loop:
         self.model.eval().cpu()
         return history
 
+    def _batches(self, epoch: int) -> list[Tensor]:
+        n_rows, n_epochs = self.training.n_rows, self.settings.epochs
+        return mixed_batches(self.mixing, self.sources, n_rows, self.batch_size, self.seed, epoch, n_epochs)
+
     def _epoch(self, epoch: int) -> dict[str, float]:
         self.model.train()
         self.balance.epoch = epoch
         sums: dict[str, Tensor] = {}
         counts: dict[str, int] = {}
-        for rows in epoch_batches(self.training.n_rows, self.batch_size, self.seed, epoch):
+        for rows in self._batches(epoch):
             losses = self._step(self.training.batch(rows.to(self.device)))
             for task, loss in losses.items():
                 sums[task] = sums[task] + loss.detach() if task in sums else loss.detach()
