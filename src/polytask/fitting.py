@@ -13,6 +13,7 @@ import polytask
 from polytask.batch import Dataset
 from polytask.bundle import Bundle, InputSet, Manifest, TaskRecord
 from polytask.errors import PolytaskError
+from polytask.intervals import N_RESAMPLES
 from polytask.model import outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
@@ -68,7 +69,7 @@ def train_bundle(
     return bundle, history
 
 
-def score(bundle: Bundle, data: Dataset, seed: int = 0) -> Scores:
+def score(bundle: Bundle, data: Dataset, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Scores:
     """The metrics of every task on the rows that have its label, with intervals, beside the best constant prediction.
 
     Raises:
@@ -79,7 +80,9 @@ def score(bundle: Bundle, data: Dataset, seed: int = 0) -> Scores:
         task = fitted.task
         constant = fitted.constant_views(len(truth)) if task.has_constant else {}
         scorers = task.chosen_scorers(fitted.codec)
-        scores[task.name] = score_task(task.name, task.kind, scorers, views, constant, truth, seed=seed)
+        scores[task.name] = score_task(
+            task.name, task.kind, scorers, views, constant, truth, n_resamples=n_resamples, seed=seed
+        )
     if not scores:
         raise PolytaskError("no row has a label of any task", where="scores", mend="Give rows with label columns.")
     return Scores(scores)
