@@ -16,6 +16,7 @@ _HOMES = {
     "polytask.splitting": ("Split",),
     "polytask.experiment": ("fit", "load", "resume", "Run"),
     "polytask.estimator": ("MultiTaskEstimator",),
+    "polytask.evaluation.folds": ("cross_validate",),
     "polytask.gradients.balance": ("Balance",),
     "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays"),
     "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count", "Multilabel", "Quantile"),
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from polytask.encoders.tabm import TabM as TabM
     from polytask.errors import PolytaskError as PolytaskError
     from polytask.estimator import MultiTaskEstimator as MultiTaskEstimator
+    from polytask.evaluation.folds import cross_validate as cross_validate
     from polytask.experiment import Run as Run
     from polytask.experiment import fit as fit
     from polytask.experiment import load as load

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -85,11 +85,13 @@ class Dataset:
         inputs: One mapping of tensors per distinct set of input columns; set after set they hold the rows 0 .. N-1.
         targets: Per task ``[N, ...]``; where ``present`` is False the value is valid but means nothing.
         present: Per task bool ``[N]``.
+        sources: Per source bool ``[N]``: the rows that come from it; empty where nobody asks.
     """
 
     inputs: tuple[Inputs, ...]
     targets: Mapping[str, Tensor]
     present: Mapping[str, Bool[Tensor, " N"]]
+    sources: Mapping[str, Bool[Tensor, " N"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = [n_rows(inputs) for inputs in self.inputs]
@@ -117,6 +119,7 @@ class Dataset:
             tuple({key: value.to(device) for key, value in inputs.items()} for inputs in self.inputs),
             {task: target.to(device) for task, target in self.targets.items()},
             {task: mask.to(device) for task, mask in self.present.items()},
+            {source: mask.to(device) for source, mask in self.sources.items()},
         )
 
     def batch(self, rows: Int[Tensor, " B"]) -> Batch:
@@ -138,7 +141,8 @@ class Dataset:
         """The rows where ``mask`` is True."""
         index = mask.nonzero().squeeze(1)
         batch = self.batch(index)
-        return Dataset(batch.inputs, batch.targets, {task: present[index] for task, present in self.present.items()})
+        present, sources = ({name: m[index] for name, m in masks.items()} for masks in (self.present, self.sources))
+        return Dataset(batch.inputs, batch.targets, present, sources)
 
     @property
     def device(self) -> torch.device:

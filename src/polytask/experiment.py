@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from polytask.fitting import score, train_bundle
 from polytask.preparation import Prepared, label_array, prepare
 from polytask.recipe import Recipe
 from polytask.scores import Scores
-from polytask.source import Source, like, open_source
+from polytask.source import PIECE_ROWS, Source, like, open_source
 from polytask.trainer import Epoch, left_out
 
 RECORD, RECIPE, SCORES, HISTORY, CARD, MODEL = "run.json", "recipe.yaml", "scores.json", "history.jsonl", "README.md", "model"
@@ -82,6 +82,25 @@ class Run:
         given, table = self._open(data, source)
         answers = self.bundle.predict(table, tasks, source=self._like(given, source), probabilities=probabilities)
         return answers if isinstance(data, Source) else like(data, answers)
+
+    def predict_pieces(
+        self, data: object, tasks: Sequence[str] | None = None, *, source: str | None = None, probabilities: bool = False
+    ) -> Iterator[pa.Table]:
+        """As ``predict``, but a table for so many rows at a time: for CSV and Parquet files that are larger than memory.
+
+        The tables one after the other are what ``predict`` gives for a path.
+
+        Raises:
+            PolytaskError: As ``predict``.
+        """
+        given, reader = self._reader(data, source)
+        like_source = self._like(given, source)
+        if reader is given:
+            tables: Iterable[pa.Table] = [given.read()]
+        else:
+            tables = reader.read_in_pieces(getattr(given, given.datum), self._needed())
+        for table in _of_rows(tables, PIECE_ROWS):
+            yield self.bundle.predict(table, tasks, source=like_source, probabilities=probabilities)
 
     def evaluate(self, data: object, *, source: str | None = None) -> Scores:
         """Scores on rows with label columns, of every task whose column is there.
@@ -157,13 +176,20 @@ class Run:
 
     def _open(self, data: object, source: str | None) -> tuple[Source, pa.Table]:
         """New rows, read with the options of the training source of the same name, else of the same kind."""
+        given, reader = self._reader(data, source)
+        return given, given.read() if reader is given else reader.read_other(getattr(given, given.datum), self._needed())
+
+    def _reader(self, data: object, source: str | None) -> tuple[Source, Source]:
+        """New rows, and the source that knows how to read them: the given one where it is one, or no training source is."""
         given = data if isinstance(data, Source) else open_source(data)
         alike = [item for item in self.recipe.sources if item.kind == given.kind]
         if isinstance(data, Source) or not alike:
-            return given, given.read()
+            return given, given
         named = [item for item in alike if item.label in (source, given.label)]
-        needed = {name for part in self.bundle.manifest.inputs for name in part.codec.names}
-        return given, (named or alike)[0].read_other(getattr(given, given.datum), needed)
+        return given, (named or alike)[0]
+
+    def _needed(self) -> set[str]:
+        return {name for part in self.bundle.manifest.inputs for name in part.codec.names}
 
     def _like(self, given: Source, source: str | None) -> str | None:
         labels = [item.label for item in self.recipe.sources]
@@ -336,6 +362,19 @@ def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> 
     except (OSError, ValueError, KeyError) as error:
         raise PolytaskError(f"the run is damaged: {error}", where=str(place), mend="Take a copy, or fit again.") from None
     return Run(recipe, bundle, scores, history, record)
+
+
+def _of_rows(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
+    """Tables of ``n_rows`` rows each but for the last: cut where one table would be, a batch holds the same rows."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while (count := sum(map(len, held))) > n_rows:
+            joined = pa.concat_tables(held)
+            yield joined.slice(0, n_rows)
+            held = [joined.slice(n_rows)] if count > n_rows else []
+    if held:
+        yield pa.concat_tables(held)
 
 
 def check_free(folder: str | Path, overwrite: bool) -> Path:

@@ -14,6 +14,7 @@ from polytask.batch import Dataset
 from polytask.bundle import Bundle, InputSet, Manifest, TaskRecord
 from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
+from polytask.intervals import N_RESAMPLES
 from polytask.model import outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
@@ -65,6 +66,7 @@ def train_bundle(
         recipe.balancer,
         seed=seed,
         primary=[name for name in recipe.primary if name in names],
+        mixing=recipe.mixing,
         on_epoch=on_epoch,
         checkpoints=checkpoints,
     )
@@ -83,7 +85,7 @@ def _tune(bundle: Bundle, prepared: Prepared) -> None:
             bundle.tasks[name] = fitted.tuned(output[rows], data.targets[name][rows])
 
 
-def score(bundle: Bundle, data: Dataset, seed: int = 0) -> Scores:
+def score(bundle: Bundle, data: Dataset, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Scores:
     """The metrics of every task on the rows that have its label, with intervals, beside the best constant prediction.
 
     Raises:
@@ -94,7 +96,9 @@ def score(bundle: Bundle, data: Dataset, seed: int = 0) -> Scores:
         task = fitted.task
         constant = fitted.constant_views(len(truth)) if task.has_constant else {}
         scorers = task.chosen_scorers(fitted.codec)
-        scores[task.name] = score_task(task.name, task.kind, scorers, views, constant, truth, seed=seed)
+        scores[task.name] = score_task(
+            task.name, task.kind, scorers, views, constant, truth, n_resamples=n_resamples, seed=seed
+        )
     if not scores:
         raise PolytaskError("no row has a label of any task", where="scores", mend="Give rows with label columns.")
     return Scores(scores)

@@ -19,7 +19,7 @@ from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.leaks import column_notes, find_leaks
 from polytask.recipe import Recipe
 from polytask.source import Source
-from polytask.splitting import TEST, TRAIN, VALIDATION, assign
+from polytask.splitting import TEST, TRAIN, VALIDATION, assign, assign_fold
 from polytask.task import FittedTask, Task
 
 FREE = -1
@@ -58,8 +58,12 @@ class _Loaded:
     inputs: tuple[str, ...] = ()
 
 
-def prepare(recipe: Recipe) -> Prepared:
+def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     """Read, split and encode a recipe's data.
+
+    Args:
+        recipe: What to learn from what.
+        fold: Which fold is the test part, from 0, and of how many; None for the split's own test part.
 
     Raises:
         PolytaskError: Whatever is wrong with the files, the columns, the labels or the split.
@@ -68,7 +72,7 @@ def prepare(recipe: Recipe) -> Prepared:
     _attach_tasks(recipe, loaded)
     _choose_inputs(recipe, loaded)
     for item in loaded:
-        _split(recipe, item)
+        _split(recipe, item, fold)
     groups: dict[tuple[str, ...], list[_Loaded]] = {}
     for item in loaded:
         groups.setdefault(item.inputs, []).append(item)
@@ -81,7 +85,9 @@ def prepare(recipe: Recipe) -> Prepared:
     for fitted in tasks:
         name = fitted.task.name
         targets[name], present[name] = fitted.task.encode(_label_column(fitted.task, ordered), fitted.codec)
-    everything = Dataset(tuple(inputs), targets, present)
+    origin = np.repeat(np.arange(len(ordered)), [len(item.parts) for item in ordered])
+    sources = {item.source.label: torch.from_numpy(origin == index) for index, item in enumerate(ordered)}
+    everything = Dataset(tuple(inputs), targets, present, sources)
     labeled, marks = torch.stack(list(present.values())).any(0), torch.from_numpy(parts)
     for part, name in ((VALIDATION, "validation"), (TEST, "test")):
         notes += [
@@ -152,7 +158,7 @@ def _choose_inputs(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
             raise PolytaskError("no input columns are left", where=f"source {item.source.label!r}", mend=mend)
 
 
-def _split(recipe: Recipe, item: _Loaded) -> None:
+def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
     split, there = recipe.split, item.table.column_names
     for role, name in (("group", split.group), ("time", split.time)):
         if name is not None and name not in there:
@@ -164,13 +170,18 @@ def _split(recipe: Recipe, item: _Loaded) -> None:
         if name not in names:
             raise PolytaskError(f"no task {name!r}", where="split.stratify", mend=did_you_mean(name, names))
     strata = {t.name: _strata(label_array(t, item.table), item.parts == FREE) for t in item.tasks if t.name in chosen}
+    groups = None if split.group is None else _codes(item.table.column(split.group))
+    seed = recipe.seed if split.seed is None else split.seed
+    if fold is not None:
+        item.parts = assign_fold(split, len(item.table), *fold, labels=strata, groups=groups, seed=seed, fixed=item.parts)
+        return
     item.parts = assign(
         split,
         len(item.table),
         labels={} if split.time is not None else strata,
-        groups=None if split.group is None else _codes(item.table.column(split.group)),
+        groups=groups,
         times=None if split.time is None else _times(item.table.column(split.time), split.time),
-        seed=recipe.seed if split.seed is None else split.seed,
+        seed=seed,
         fixed=item.parts,
     )
 

@@ -17,6 +17,7 @@ from polytask.component import FAMILY_MARK, Component, Settings
 from polytask.encoder import Encoder
 from polytask.errors import PolytaskError, did_you_mean, listed, no_such_file
 from polytask.head import Head
+from polytask.mixing import Mixing
 from polytask.sharing import Sharing
 from polytask.source import Source, open_source
 from polytask.splitting import Split
@@ -38,6 +39,7 @@ class Recipe(Settings):
         head: For tasks that do not have one of their own.
         balancer: What turns the tasks' losses into one update.
         trainer: Epochs, optimizer, early stopping.
+        mixing: The share of each source in an epoch, where there are several.
         split: Which rows choose and which rows judge.
         columns: The kind of an input column, where the guess from its values is wrong.
         drop: Columns that are not inputs.
@@ -63,6 +65,7 @@ class Recipe(Settings):
     head: Head = Field(default_factory=partial(Head.coerce, DEFAULT_KINDS["head"]))
     balancer: Balancer = Field(default_factory=partial(Balancer.coerce, DEFAULT_KINDS["balancer"]))
     trainer: Trainer = Trainer()
+    mixing: Mixing = Mixing()
     split: Split = Split()
     columns: Mapping[str, ColumnKind] = Field(default_factory=dict)
     drop: tuple[str, ...] = ()
@@ -90,6 +93,7 @@ class Recipe(Settings):
             twice = sorted({word for word in words if words.count(word) > 1})
             if twice:
                 raise PolytaskError(f"two {what} are called {listed(map(repr, twice))}", where=what, mend=mend)
+        self.mixing.check_sources(sources)
         for name in self.primary:
             if name not in tasks:
                 raise PolytaskError(f"no task {name!r}", where="primary", mend=did_you_mean(name, tasks))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -17,6 +17,7 @@ from polytask.component import Component
 from polytask.errors import PolytaskError, did_you_mean, listed
 
 HELD_OUT = ("validation", "test")
+PIECE_ROWS = 1 << 16
 
 
 class Source(Component, family="sources"):
@@ -56,6 +57,16 @@ class Source(Component, family="sources"):
             PolytaskError: The data are not there or cannot be read.
         """
         return self.with_datum(datum).read()
+
+    def read_in_pieces(self, datum: Any, needed: Collection[str]) -> Iterator[pa.Table]:
+        """As ``read_other``, one table after the other, all of the same types: for files that are larger than memory.
+
+        Columns that are not needed may be left out. A kind that cannot do it gives one table with all rows.
+
+        Raises:
+            PolytaskError: The data are not there or cannot be read.
+        """
+        yield self.read_other(datum, needed)
 
     def with_datum(self, datum: Any, **options: Any) -> Self:
         """The same source with another main datum, and nothing held out."""

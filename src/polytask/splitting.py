@@ -14,6 +14,7 @@ from polytask.errors import PolytaskError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 FREE = -1
+UNUSED = 3
 PART_NAMES = ("training", "validation", "test")
 
 Ints = NDArray[np.int64]
@@ -123,6 +124,58 @@ def assign(
     return parts
 
 
+def assign_fold(
+    split: Split,
+    n_rows: int,
+    fold: int,
+    n_folds: int,
+    *,
+    labels: Mapping[str, Ints] | None = None,
+    groups: NDArray[Any] | None = None,
+    seed: int,
+    fixed: NDArray[np.int8] | None = None,
+) -> NDArray[np.int8]:
+    """The part of every row when fold ``fold`` (from 0) of ``n_folds`` judges: every free row does so in one of them.
+
+    The folds are dealt as the parts of ``assign`` are, stratified and grouped; of the other rows ``split.validation`` choose.
+    Rows that are fixed as TEST belong to no part, UNUSED: they are not looked at.
+
+    Args:
+        split: As for ``assign``; its share for test is not read.
+        n_rows: N, the number of rows.
+        fold: Which fold judges.
+        n_folds: How many there are, 2 at least.
+        labels: As for ``assign``.
+        groups: As for ``assign``.
+        seed: As for ``assign``; the folds of one seed are those of one partition.
+        fixed: As for ``assign``.
+
+    Raises:
+        PolytaskError: There are fewer rows or groups than folds, or the split is by time.
+
+    Example:
+        >>> np.stack([assign_fold(Split(validation=0.25), 6, fold, 3, seed=0) == TEST for fold in range(3)]).sum(0).tolist()
+        [1, 1, 1, 1, 1, 1]
+    """
+    if split.time is not None:
+        mend = "Leave out split.time, or fit once: its test part is the last in time."
+        raise PolytaskError("rows in the order of time have no folds", where="split.time", mend=mend)
+    parts = np.full(n_rows, FREE, np.int8) if fixed is None else fixed.astype(np.int8)
+    parts[parts == TEST] = UNUSED
+    free = np.flatnonzero(parts == FREE)
+    if len(free) < n_folds:
+        raise _too_few("rows", len(free), n_folds)
+    sizes = np.bincount(np.arange(len(free)) % n_folds, minlength=n_folds)
+    chosen = {task: codes[free] for task, codes in (labels or {}).items()}
+    generator = np.random.default_rng(seed if split.seed is None else split.seed)
+    dealer = _Dealer(len(free), chosen, sizes, generator, folds=True)
+    if groups is not None:
+        dealer.deal_groups(groups[free])
+    dealer.deal_rows()
+    parts[free[dealer.parts == fold]] = TEST
+    return assign(split, n_rows, labels=labels, groups=groups, seed=seed, fixed=parts)
+
+
 def _sizes(split: Split, n_rows: int, parts: NDArray[np.int8]) -> Ints:
     """How many free rows each part gets: the rounded shares, one at least of each part that is wanted."""
     wanted = [
@@ -138,11 +191,14 @@ def _sizes(split: Split, n_rows: int, parts: NDArray[np.int8]) -> Ints:
 class _Dealer:
     """Deals rows to parts, knowing what each part still lacks of every label.
 
-    A label is a (task, class) pair; the last one, which every row has, stands for the sizes of the parts.
+    A label is a (task, class) pair; the last one, which every row has, stands for the sizes of the parts. Folds are alike; else
+    the first part is for training, and gets a row of every label.
     """
 
-    def __init__(self, n_rows: int, tasks: Mapping[str, Ints], sizes: Ints, generator: np.random.Generator) -> None:
-        self.generator = generator
+    def __init__(
+        self, n_rows: int, tasks: Mapping[str, Ints], sizes: Ints, generator: np.random.Generator, folds: bool = False
+    ) -> None:
+        self.generator, self.folds = generator, folds
         self.parts = np.full(n_rows, FREE, np.int8)
         self.codes, self.n_labels = _label_codes(n_rows, tasks)
         self.left = np.bincount(self.codes[self.codes >= 0], minlength=self.n_labels)
@@ -207,7 +263,7 @@ class _Dealer:
             part = int(np.where(counts < room, wish + behind - counts, -np.inf).argmax())
             others = np.count_nonzero(counts < room)
             counts[part] += min(max(short // (2 * others), 1), room[part] - counts[part])
-        untrained = self.lacking[label, TRAIN] == self.wanted[label, TRAIN]
+        untrained = not self.folds and self.lacking[label, TRAIN] == self.wanted[label, TRAIN]
         if untrained and not counts[TRAIN] and room[TRAIN]:
             counts[counts.argmax()] -= 1
             counts[TRAIN] += 1

@@ -20,7 +20,7 @@ from polytask.component import Settings
 from polytask.errors import PolytaskError, listed
 from polytask.gradients.balance import Balance, NotFiniteError
 from polytask.keeping import Average, Buffers, copied
-from polytask.mixing import epoch_batches
+from polytask.mixing import Mixing, mixed_batches
 from polytask.model import MultiTaskModel, mean_losses
 from polytask.optimization import Optimizer, Schedule, rate_at
 
@@ -125,6 +125,7 @@ def train(
     *,
     seed: int = 0,
     primary: Sequence[str] = (),
+    mixing: Mixing | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> list[Epoch]:
@@ -138,6 +139,7 @@ def train(
         balancer: What makes one update of the losses.
         seed: Of the order of rows; dropout has the model's.
         primary: The tasks that choose the epoch; empty for all.
+        mixing: The share of each source of rows in an epoch; None for that of its rows.
         on_epoch: Called after every epoch, and first for those done before it went on.
         checkpoints: Where the state is saved; what lies there is gone on from, bit for bit as if it had never stopped.
 
@@ -147,7 +149,7 @@ def train(
             or gradient is not; the other tasks' updates are those of a batch in which it has no label.)
     """
     with _deterministic(settings.deterministic), torch.random.fork_rng():
-        return _Loop(model, training, validation, settings, balancer, seed, primary).run(on_epoch, checkpoints)
+        return _Loop(model, training, validation, settings, balancer, seed, primary, mixing).run(on_epoch, checkpoints)
 
 
 class _Loop:
@@ -162,6 +164,7 @@ class _Loop:
         balancer: Balancer,
         seed: int,
         primary: Sequence[str],
+        mixing: Mixing | None = None,
     ) -> None:
         self.device = settings.chosen_device()
         self.model = model.to(self.device)
@@ -177,7 +180,9 @@ class _Loop:
         self.balance = Balance(model, balancer)
         self.balance.start(training.tasks)
         self.buffers = Buffers(model)
-        self.n_steps = settings.epochs * len(epoch_batches(training.n_rows, self.batch_size, seed, 0))
+        self.mixing = mixing or Mixing()
+        self.sources = {name: mask.nonzero().squeeze(1) for name, mask in training.sources.items()}
+        self.n_steps = settings.epochs * len(self._batches(0))
         self.step = 0
         self.epoch, self.batch = 0, 0  # done: epochs, and batches of the epoch that is going on
         self.sums: dict[str, Tensor] = {}  # what this epoch has seen so far: summed losses, and in how many steps
@@ -210,11 +215,15 @@ class _Loop:
         self.model.eval().cpu()
         return self.history
 
+    def _batches(self, epoch: int) -> list[Tensor]:
+        n_rows, n_epochs = self.training.n_rows, self.settings.epochs
+        return mixed_batches(self.mixing, self.sources, n_rows, self.batch_size, self.seed, epoch, n_epochs)
+
     def _pass(self, checkpoints: Checkpoints | None) -> None:
         """One pass over the training rows, or what is left of it."""
         self.model.train()
         self.balance.epoch = self.epoch
-        for rows in epoch_batches(self.training.n_rows, self.batch_size, self.seed, self.epoch)[self.batch :]:
+        for rows in self._batches(self.epoch)[self.batch :]:
             losses = self._step(self.training.batch(rows.to(self.device)))
             for task, loss in losses.items():
                 self.sums[task] = self.sums[task] + loss.detach() if task in self.sums else loss.detach()

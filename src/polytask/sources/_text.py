@@ -182,6 +182,13 @@ def typed(
     return text if values is None else values
 
 
+def as_text(text: pa.ChunkedArray, *, missing: tuple[str, ...], strip: str) -> pa.ChunkedArray:
+    """A column as ``typed`` leaves it where it is text."""
+    nothing = ("", *missing)
+    text = or_missing(pc.utf8_trim_whitespace(text), nothing)
+    return or_missing(pc.utf8_trim(text, strip + " \t"), nothing) if strip else text
+
+
 def or_missing(text: pa.ChunkedArray, nothing: tuple[str, ...]) -> pa.ChunkedArray:
     """The cells, null where one means that nothing is there."""
     return pc.if_else(pc.is_in(text, pa.array(nothing, pa.string())), pa.scalar(None, pa.string()), text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,6 +12,7 @@ from pydantic import Field
 from polytask.errors import PolytaskError, listed
 from polytask.sources import _text
 from polytask.sources._file import FileSource, read_bytes
+from polytask.sources._pieces import Columns, cell_pieces, text_pieces
 
 
 class CSV(FileSource):
@@ -78,6 +79,34 @@ class CSV(FileSource):
         if needed and set(needed) <= set(_text.first_row(*other._data_and_delimiter())):
             other = other.with_datum(datum, names=None, header=True)
         return other.read()
+
+    def read_in_pieces(self, datum: Path, needed: Collection[str]) -> Iterator[pa.Table]:
+        """As ``Source.read_in_pieces``. The file is read twice: what a column holds is known at its end only."""
+        other = self.with_datum(datum)
+        if not datum.expanduser().is_file():
+            yield other.read()  # which says what is wrong
+            return
+        where, first = str(other.path), next(other._text_pieces(), b"")
+        delimiter = other.delimiter or _text.sniff_delimiter(first, exclude=other.decimal)
+        if needed and set(needed) <= set(_text.first_row(first, delimiter)):
+            other = other.with_datum(datum, names=None, header=True)
+        if not first.strip():
+            raise PolytaskError("the file is empty", where=where, mend="Give a file with a header and rows.")
+
+        def cells() -> Iterator[pa.Table]:
+            for table in cell_pieces(other._text_pieces(), delimiter=delimiter, header=other.header, where=where):
+                renamed = other._renamed(table)
+                wanted = [name for name in renamed.column_names if name in needed]
+                yield renamed.select(wanted) if wanted else renamed
+
+        columns = Columns(self.missing, self.strip, self.decimal, self.date_order)
+        for piece in cells():
+            columns.see(piece)
+        yield from map(columns.read, cells())
+
+    def _text_pieces(self) -> Iterator[bytes]:
+        for piece in text_pieces(self.path, self.encoding):
+            yield _text.without_comments(piece, self.comment) if self.comment else piece
 
     def _data_and_delimiter(self) -> tuple[bytes, str]:
         data = _text.to_utf8(read_bytes(self.path), self.encoding, str(self.path))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet
 
 from polytask.errors import PolytaskError
-from polytask.source import plain_table
+from polytask.source import PIECE_ROWS, plain_table
 from polytask.sources._file import FileSource, read_bytes
 
 
@@ -38,3 +40,16 @@ class Parquet(FileSource):
             return plain_table(table)
         except PolytaskError as error:
             raise error.inside(str(self.path)) from None
+
+    def read_in_pieces(self, datum: Path, needed: Collection[str]) -> Iterator[pa.Table]:
+        """As ``Source.read_in_pieces``."""
+        place = datum.expanduser()
+        try:
+            file = pyarrow.parquet.ParquetFile(place)
+        except (pa.ArrowException, OSError):
+            yield self.read_other(datum, needed)  # it is gzipped, or this says what is wrong
+            return
+        with file:
+            wanted = [name for name in file.schema_arrow.names if name in needed] or None
+            for batch in file.iter_batches(batch_size=PIECE_ROWS, columns=wanted):
+                yield plain_table(pa.Table.from_batches([batch]))
