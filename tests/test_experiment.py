@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_evaluate_scores_what_has_labels(run: Run) -> None:
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda run: run.predict(houses(5).drop(columns="age")), "1 input columns are missing: 'age'"),
+        (lambda run: run.predict(houses(5).drop(columns="age")), "1 input column is missing: 'age'"),
         (lambda run: run.predict(houses(5), tasks=["prise"]), "no task 'prise' in this run. Did you mean 'price'?"),
         (lambda run: run.predict(houses(5), source="flats"), "no source 'flats' in this run. There is: houses."),
         (lambda run: run.predict(houses(5).assign(age="old")), "column 'age'"),
@@ -276,6 +277,23 @@ def test_compare_needs_the_data_it_was_trained_on(run: Run, tmp_path: Path) -> N
     path.unlink()
     with pytest.raises(PolytaskError, match=r"no file 'moving\.csv'"):
         loaded.compare(1)
+
+
+def test_a_training_is_not_lost_where_its_place_cannot_be_written(tmp_path: Path) -> None:
+    place = tmp_path / "parent/run"
+
+    def block(_: object) -> None:  # while it trains, the folder it would be saved in becomes a file
+        if place.parent.is_dir():
+            shutil.rmtree(place.parent)
+            place.parent.write_text("", encoding="utf-8")
+
+    with (
+        pytest.warns(UserWarning, match="cannot write the checkpoint"),
+        pytest.raises(PolytaskError, match=r"The run was saved in '(.*)' instead") as caught,
+    ):
+        fit(Recipe(sources=[Frame(houses())], tasks=TASKS, **SMALL), place, on_epoch=block)
+    rescued = Path(str(caught.value).split("saved in '")[1].split("'")[0])
+    assert len(load(rescued).predict(houses(5))) == 5
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

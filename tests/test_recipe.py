@@ -47,8 +47,12 @@ def test_a_path_and_a_kind_alone_are_enough() -> None:
 
 
 def test_changes_reach_lists_by_name_and_kinds_alone() -> None:
-    recipe = Recipe.from_yaml_text(YAML, ["trainer.epochs=7", "tasks.price.weight=3", "encoder=table", "sources.0.missing=[x]"])
+    recipe = Recipe.from_yaml_text(
+        YAML, ["trainer.epochs=7", "tasks.price.weight=3", "encoder=table", "sources.houses.missing=[x]"]
+    )
     assert (recipe.trainer.epochs, recipe.tasks[0].weight, recipe.sources[0].to_dict()["missing"]) == (7, 3, ["x"])
+    assert Recipe.from_yaml_text(YAML, ["encoder.width=64", "head.kind=mlp"]).encoder.to_dict()["width"] == 64
+    assert changed({"sources": ["h.csv"]}, ["sources.h.delimiter=;"])["sources"][0]["delimiter"] == ";"
     assert changed({"balancer": "dwa"}, ["balancer.temperature=3"]) == {"balancer": {"kind": "dwa", "temperature": 3}}
 
 

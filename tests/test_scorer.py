@@ -72,9 +72,9 @@ def test_reads_labels_where_the_task_has_classes(known: dict[str, Scorer], reads
     ("metric", "known", "name", "reads", "higher"),
     [
         (MeanAbsoluteError(), regression_scorers(), "mean_absolute_error", "value", False),
-        (MeanAbsoluteError(), ordinal_scorers(3), "mean_absolute_error", "label", False),
+        (MeanAbsoluteError(), ordinal_scorers("abc"), "mean_absolute_error", "label", False),
         (BinaryAUROC(), binary_scorers(), "binary_auroc", "probability", True),
-        (MulticlassCohenKappa(3), ordinal_scorers(3), "multiclass_cohen_kappa", "probability", True),
+        (MulticlassCohenKappa(3), ordinal_scorers("abc"), "multiclass_cohen_kappa", "probability", True),
     ],
 )
 def test_a_torchmetrics_object(metric: Any, known: dict[str, Scorer], name: str, reads: str, higher: bool) -> None:

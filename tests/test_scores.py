@@ -90,7 +90,7 @@ class TestScoring:
         assert all(map(math.isnan, (auc.value, auc.low, auc.high, auc.constant)))
         assert nothing.scores["accuracy"].low < nothing.scores["accuracy"].high
 
-    @pytest.mark.parametrize("scorers", [multiclass_scorers(4), ordinal_scorers(4)])
+    @pytest.mark.parametrize("scorers", [multiclass_scorers("abcd"), ordinal_scorers("abcd")])
     def test_classes(self, scorers: dict[str, Scorer]) -> None:
         generator = torch.Generator().manual_seed(0)
         target = torch.randint(4, (300,), generator=generator)

@@ -31,6 +31,7 @@ ANSWER = pa.table({"price": [1.5, 2.5], "kind": ["flat", None]})
         ("a.parquet", "parquet"),
         ("a.pq", "parquet"),
         ("data.v2.arff", "arff"),
+        ("a.ndjson.gz", "jsonl"),
     ],
 )
 def test_the_suffix_of_a_path_gives_the_kind(path: str, kind: str) -> None:

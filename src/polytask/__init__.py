@@ -15,10 +15,11 @@ _HOMES = {
     "polytask.optimization": ("Optimizer",),
     "polytask.splitting": ("Split",),
     "polytask.experiment": ("fit", "load", "resume", "Run"),
+    "polytask.estimator": ("MultiTaskEstimator",),
     "polytask.gradients.balance": ("Balance",),
-    "polytask.sources": ("CSV", "Parquet", "ARFF", "Frame", "Arrays"),
-    "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count"),
-    "polytask.encoders": ("Table",),
+    "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays"),
+    "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count", "Multilabel", "Quantile"),
+    "polytask.encoders": ("Table", "TabM"),
     "polytask.sharings": ("Hard",),
     "polytask.heads": ("Linear", "MLP"),
     "polytask.balancers": ("Equal", "Fixed", "Uncertainty", "DWA"),
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
     from polytask.balancers.uncertainty import Uncertainty as Uncertainty
     from polytask.checkpoint import Stopped as Stopped
     from polytask.encoders.table import Table as Table
+    from polytask.encoders.tabm import TabM as TabM
     from polytask.errors import PolytaskError as PolytaskError
+    from polytask.estimator import MultiTaskEstimator as MultiTaskEstimator
     from polytask.experiment import Run as Run
     from polytask.experiment import fit as fit
     from polytask.experiment import load as load
@@ -48,12 +51,15 @@ if TYPE_CHECKING:
     from polytask.sources.arrays import Arrays as Arrays
     from polytask.sources.csv import CSV as CSV
     from polytask.sources.frame import Frame as Frame
+    from polytask.sources.jsonl import JSONL as JSONL
     from polytask.sources.parquet import Parquet as Parquet
     from polytask.splitting import Split as Split
     from polytask.tasks.binary import Binary as Binary
     from polytask.tasks.count import Count as Count
     from polytask.tasks.multiclass import Multiclass as Multiclass
+    from polytask.tasks.multilabel import Multilabel as Multilabel
     from polytask.tasks.ordinal import Ordinal as Ordinal
+    from polytask.tasks.quantile import Quantile as Quantile
     from polytask.tasks.regression import Regression as Regression
     from polytask.trainer import Trainer as Trainer
 

@@ -176,6 +176,12 @@ def concatenate(parts: Sequence[Features]) -> Features:
     return Features(torch.cat(tensors), torch.cat(masks))
 
 
+def folded(features: Features, members: int) -> Features:
+    """Ensemble members as rows, the members of a row one after the other; all of them have its mask."""
+    mask = None if features.mask is None else features.mask.repeat_interleave(members, 0)
+    return Features(features.tensor.flatten(0, 1), mask)
+
+
 def masked_mean(values: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
     """The mean over the places where ``mask`` is True; zero where there are none.
 

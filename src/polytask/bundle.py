@@ -133,7 +133,8 @@ class Bundle:
         best = min(range(len(sets)), key=lambda i: (len(lacking[i]), -len(sets[i].codec.names)))
         if lacking[best]:
             mend = did_you_mean(lacking[best][0], sorted(there))
-            what = f"{len(lacking[best])} input columns are missing: {listed(map(repr, lacking[best]))}"
+            columns = "1 input column is" if len(lacking[best]) == 1 else f"{len(lacking[best])} input columns are"
+            what = f"{columns} missing: {listed(map(repr, lacking[best]))}"
             raise PolytaskError(what, where="the new rows", mend=mend)
         return best
 

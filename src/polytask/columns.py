@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,8 @@ from polytask.component import Settings
 from polytask.errors import PolytaskError, did_you_mean, listed
 
 NEARLY_ALL = 0.9
+MANY = 100  # ten rows can all differ by chance; a hundred cannot
+HEAD_ROWS = 2000
 
 
 class InputCodec(Settings):
@@ -34,6 +36,7 @@ class InputCodec(Settings):
         number_features: The numbers, in the order of ``encode(...)["numbers"]``.
         category_features: The categories, in the order of ``encode(...)["categories"]``.
         constant: Columns left out because all their training cells are alike.
+        identifiers: Columns left out because they only name the rows: see ``names_rows``. One whose kind is given is kept.
 
     Example:
         >>> table = pa.table({"area": [80.0, 100.0, None, 120.0], "suburb": ["north", "south", "north", "north"]})
@@ -49,6 +52,7 @@ class InputCodec(Settings):
     number_features: tuple[NumberFeature, ...]
     category_features: tuple[CategoryFeature, ...]
     constant: tuple[str, ...] = ()
+    identifiers: tuple[str, ...] = ()
 
     @classmethod
     def fit(
@@ -79,8 +83,13 @@ class InputCodec(Settings):
         numbers: list[NumberFeature] = []
         categories: list[CategoryFeature] = []
         constant: list[str] = []
+        identifiers = [name for name in names if name not in chosen and names_rows(table[name]) == "surely"]
+        if len(identifiers) == len(names):  # better a doubtful input than none
+            identifiers = []
         for name in names:
             chosen[name] = chosen.get(name) or _guess(name, table[name])
+            if name in identifiers:
+                continue
             cells = Cells(name, chosen[name], table[name])
             found = cells.number_features(n_bins), cells.category_features(max_categories)
             numbers += found[0]
@@ -91,7 +100,13 @@ class InputCodec(Settings):
             found_here = f"{len(names)} columns and {table.num_rows} rows; the same everywhere: {listed(constant) or 'none'}"
             raise PolytaskError("no input column varies", found=found_here, mend="Name columns that tell the rows apart.")
         ordered: dict[str, ColumnKind] = {name: chosen[name] for name in names}
-        return cls(kinds=ordered, number_features=tuple(numbers), category_features=tuple(categories), constant=tuple(constant))
+        return cls(
+            kinds=ordered,
+            number_features=tuple(numbers),
+            category_features=tuple(categories),
+            constant=tuple(constant),
+            identifiers=tuple(identifiers),
+        )
 
     def encode(self, table: pa.Table) -> dict[str, Tensor]:
         """The rows as tensors.
@@ -160,8 +175,7 @@ def describe_column(column: pa.ChunkedArray) -> tuple[ColumnKind, str]:
     if not (is_text(kind) or types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)):
         raise PolytaskError(f"a column of {kind} cannot be an input", mend="Drop it, or turn it into numbers or text first.")
     n_values = pc.count_distinct(present).as_py()
-    # Ten rows can all differ by chance; a hundred cannot.
-    unique = len(present) >= 100 and n_values > NEARLY_ALL * len(present)
+    unique = len(present) >= MANY and n_values > NEARLY_ALL * len(present)
     if is_text(kind):
         if unique:
             return "category", f"text, {n_values} different values in {len(present)} rows: drop it if it names the rows"
@@ -174,6 +188,33 @@ def describe_column(column: pa.ChunkedArray) -> tuple[ColumnKind, str]:
         return "number", f"whole numbers {limits}, no two alike: drop it if it names the rows"
     hint = "; say category if they are codes without an order" if 3 <= n_values <= 20 else ""
     return "number", f"{n_values} different whole numbers {limits}{hint}"
+
+
+def names_rows(column: pa.ChunkedArray) -> Literal["surely", "perhaps", "no"]:
+    """Whether a column's cells are names of rows, which tell nothing about a new row.
+
+    "surely" are text that (almost) never repeats and a count of the rows: whole numbers, no two alike, that fill half of their
+    span at least. "perhaps" are other whole numbers no two of which are alike. Of fewer than a hundred cells nothing is said.
+
+    Example:
+        >>> names_rows(pa.chunked_array([range(1, 201)])), names_rows(pa.chunked_array([[n**2 for n in range(200)]]))
+        ('surely', 'perhaps')
+    """
+    cells = decoded(column).drop_null()
+    text = is_text(cells.type)
+    if len(cells) < MANY or not (text or pa.types.is_integer(cells.type)):
+        return "no"
+    # Where some of many rows are alike, so are enough of them all: most columns are told by their head.
+    head = cells.slice(0, HEAD_ROWS)
+    if pc.count_distinct(head).as_py() <= NEARLY_ALL * len(head):
+        return "no"
+    n_values = pc.count_distinct(cells).as_py()
+    if text:
+        return "surely" if n_values > NEARLY_ALL * len(cells) else "no"
+    if n_values < len(cells):
+        return "no"
+    span = pc.min_max(cells).as_py()
+    return "surely" if span["max"] - span["min"] < 2 * len(cells) else "perhaps"
 
 
 def _require(table: pa.Table, names: Sequence[str]) -> None:

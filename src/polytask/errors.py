@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -70,6 +71,17 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     if near:
         return f"Did you mean {folded[near[0]]!r}?"
     return f"There is: {listed(known)}." if known else "There is none."
+
+
+def no_such_file(path: Path) -> PolytaskError:
+    """The error for a file that is not there: it names the folder, and the file in it that is nearest by name."""
+    folder = path.parent
+    if not folder.is_dir():
+        return PolytaskError(f"no folder {str(folder)!r}", where=str(path), mend="Paths are relative to the working directory.")
+    files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
+    return PolytaskError(
+        f"no file {path.name!r} in {str(folder.resolve())!r}", where=str(path), mend=did_you_mean(path.name, files)
+    )
 
 
 def explain_validation(error: ValidationError, owner: str, fields: Sequence[str]) -> PolytaskError:

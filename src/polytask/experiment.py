@@ -6,9 +6,10 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -176,15 +177,16 @@ class Run:
         if source is not None:
             mine = {name for part in self.bundle.manifest.inputs if source in part.sources for name in part.tasks}
             tasks = [task for task in tasks if task.name in mine and task.source in (None, source)]
-        there = [task for task in tasks if task.label_column in table.column_names]
+        there = [task for task in tasks if set(task.label_columns) <= set(table.column_names)]
         if not there:
-            wanted = listed(task.label_column for task in tasks)
+            wanted = listed(column for task in tasks for column in task.label_columns)
             raise PolytaskError(
                 "the rows have no label column", where="evaluate", found=listed(table.column_names), mend=f"Needed: {wanted}."
             )
         by_column: dict[str, list[str]] = {}
         for task in there:
-            by_column.setdefault(task.label_column, []).append(task.name)
+            for column in task.label_columns:
+                by_column.setdefault(column, []).append(task.name)
         for column, names in by_column.items():
             if len(names) > 1 and len({task.source for task in there if task.name in names}) > 1:
                 what = f"column {column!r} could label the tasks {listed(map(repr, names))}"
@@ -276,7 +278,7 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
     }
     run = Run(recipe, bundle, scores, [epoch.to_dict() for epoch in history], record, prepared)
     if place is not None:
-        run._write(place)
+        _write_or_rescue(run, place)
     return run
 
 
@@ -301,9 +303,19 @@ def _saving(recipe: Recipe, folder: Path, data: Mapping[str, str], anew: bool) -
     except PolytaskError:
         if not (folder / STATE).exists():
             shutil.rmtree(folder, ignore_errors=True)
-            if not any(folder.parent.iterdir()):
+            with suppress(OSError):  # it holds something else, and is not ours to remove
                 folder.parent.rmdir()
         raise
+
+
+def _write_or_rescue(run: Run, place: Path) -> None:
+    """Save a run; where that fails, put it elsewhere rather than lose the training, and say so."""
+    try:
+        run._write(place)
+    except PolytaskError as error:
+        rescued = run.save(Path(tempfile.mkdtemp(prefix="polytask-")) / "run")
+        mend = f"The run was saved in {str(rescued)!r} instead: move it where you want it."
+        raise PolytaskError(error.what, where=error.where, found=error.found, mend=mend) from error
 
 
 def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> Run:

@@ -18,7 +18,7 @@ from polytask.model import outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.scores import Scores, score_task
-from polytask.task import FittedTask
+from polytask.task import FittedTask, Task
 from polytask.trainer import Epoch, train
 
 
@@ -68,7 +68,19 @@ def train_bundle(
         on_epoch=on_epoch,
         checkpoints=checkpoints,
     )
+    _tune(bundle, prepared)
     return bundle, history
+
+
+def _tune(bundle: Bundle, prepared: Prepared) -> None:
+    """Let the tasks learn what they learn after training, on the validation rows, or the training rows where there are none."""
+    for name, fitted in bundle.tasks.items():
+        held_out = prepared.validation
+        data = held_out if held_out.n_rows and bool(held_out.present[name].any()) else prepared.training
+        rows = data.present[name]
+        if type(fitted.task).tune is not Task.tune and bool(rows.any()):
+            output = outputs_on(bundle.model, data, [name])[name]
+            bundle.tasks[name] = fitted.tuned(output[rows], data.targets[name][rows])
 
 
 def score(bundle: Bundle, data: Dataset, seed: int = 0) -> Scores:

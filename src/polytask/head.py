@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
+from tabm import LinearEnsemble
 from torch import Tensor, nn
 
-from polytask.batch import Features, FeatureSpec, masked_mean
+from polytask.batch import Features, FeatureSpec, folded, masked_mean
 from polytask.component import Component
+
+L = TypeVar("L", bound=nn.Module)
 
 
 class Head(Component, family="heads"):
     """Turns the outputs of a task's stem and stages into ``[B, width]``.
 
     To add one, write ``heads/<kind>.py`` with one class that has ``build``.
+
+    Class attributes:
+        knows_members: Whether the head tells the members of an ensemble apart: its specs then say how many there are, its
+            features are ``[B, members, ...]`` and its output ``[B, members, width]``. Else members are rows to it, so that all
+            share one head.
     """
+
+    knows_members: ClassVar[bool] = False
 
     @classmethod
     def from_value(cls, value: object) -> Head | None:
@@ -33,14 +45,17 @@ class Head(Component, family="heads"):
         """A module ``tuple[Features, ...] -> [B, width]``.
 
         Args:
-            specs: The shapes of the features, stem first. Ensemble members have been folded into rows.
+            specs: The shapes of the features, stem first.
             width: How many numbers the task reads.
             start: The output that predicts the best constant; a head should begin near it.
         """
 
 
-def pooled(features: Features, spec: FeatureSpec) -> Float[Tensor, "B D"]:
-    """One vector per row: the features themselves, the mean over a sequence's mask, or the mean over a map's space."""
+def pooled(features: Features, spec: FeatureSpec) -> Float[Tensor, "B *members D"]:
+    """One vector per row and member: the features themselves, the mean over a sequence's mask, or over a map's space."""
+    if spec.members > 1:
+        vectors = pooled(folded(features, spec.members), replace(spec, members=1))
+        return vectors.reshape(-1, spec.members, vectors.shape[1])
     if spec.kind == "vector":
         return features.tensor
     if spec.kind == "map":
@@ -62,8 +77,16 @@ class PooledHead(nn.Module):
         return self.network(pooled(features[-1], self.spec))  # type: ignore[no-any-return]
 
 
-def starting_at(linear: nn.Linear, start: Float[Tensor, " width"]) -> nn.Linear:
+def output_layer(n_in: int, width: int, start: Float[Tensor, " width"], members: int = 1) -> nn.Module:
+    """The last layer of a head, one for each member: ``[B, n_in] -> [B, width]``, or ``[B, members, ...]`` likewise.
+
+    Its bias makes the untrained head predict about the best constant.
+    """
+    return starting_at(nn.Linear(n_in, width) if members == 1 else LinearEnsemble(n_in, width, k=members), start)
+
+
+def starting_at(layer: L, start: Float[Tensor, " width"]) -> L:
     """Set the bias of an output layer, so that the untrained head predicts about the best constant."""
     with torch.no_grad():
-        linear.bias.copy_(start)
-    return linear
+        layer.bias.copy_(start)  # type: ignore[operator]
+    return layer

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from polytask.batch import Batch, Dataset, Features, FeatureSpec, Inputs
+from polytask.batch import Batch, Dataset, Features, FeatureSpec, Inputs, folded
 from polytask.columns import InputCodec
 from polytask.encoder import Encoder, TrunkPlan
 from polytask.head import Head
@@ -36,7 +36,6 @@ class MultiTaskModel(nn.Module):
         self.tasks = dict(tasks)
         self.clock = clock
         self._keys = {name: module_key(name) for name in heads}
-        self._members = trunk.specs[-1].members
 
     def forward(self, inputs: Sequence[Inputs], tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The output of each of ``tasks`` (None: of all): ``[B, width]``, or ``[B, members, width]`` for an ensemble."""
@@ -51,12 +50,7 @@ class MultiTaskModel(nn.Module):
         return {task: self._loss(task, outputs[task], batch) for task in tasks}
 
     def _output(self, task: str, features: tuple[Features, ...]) -> Tensor:
-        head = self.heads[self._keys[task]]
-        if self._members == 1:
-            return head(features)  # type: ignore[no-any-return]
-        folded = tuple(_folded(part, self._members) for part in features)
-        output: Tensor = head(folded)
-        return output.view(-1, self._members, *output.shape[1:])
+        return self.heads[self._keys[task]](features)  # type: ignore[no-any-return]
 
     def _loss(self, name: str, output: Tensor, batch: Batch) -> Tensor:
         fitted, target, labeled = self.tasks[name], batch.targets[name], batch.labeled[name]
@@ -87,9 +81,8 @@ def build_model(
     clock = Clock()
     names = [fitted.task.name for fitted in tasks]
     trunk = sharing.build(TrunkPlan(encoder, codecs, seed, clock), names)
-    specs = tuple(replace(spec, members=1) for spec in trunk.specs)
     members = trunk.specs[-1].members
-    heads = {f.task.name: _build_head(f.task.head or head, specs, f, seed, clock) for f in tasks}
+    heads = {f.task.name: _build_head(f.task.head or head, trunk.specs, f, seed, clock) for f in tasks}
     return MultiTaskModel(trunk, heads, {f.task.name: replace(f, members=members) for f in tasks}, clock)
 
 
@@ -130,10 +123,16 @@ def module_key(name: str) -> str:
     return "task " + name.replace("%", "%25").replace(".", "%2E")
 
 
-def _folded(features: Features, members: int) -> Features:
-    """Members as rows; all members of a row have its mask."""
-    mask = None if features.mask is None else features.mask.repeat_interleave(members, 0)
-    return Features(features.tensor.flatten(0, 1), mask)
+class OneForAll(nn.Module):
+    """A head that all members of an ensemble share: members are rows to it."""
+
+    def __init__(self, head: nn.Module, members: int) -> None:
+        super().__init__()
+        self.head, self.members = head, members
+
+    def forward(self, features: Sequence[Features]) -> Tensor:
+        output: Tensor = self.head(tuple(folded(part, self.members) for part in features))
+        return output.view(-1, self.members, *output.shape[1:])
 
 
 def _no_outputs(fitted: FittedTask) -> Tensor:
@@ -141,7 +140,10 @@ def _no_outputs(fitted: FittedTask) -> Tensor:
 
 
 def _build_head(head: Head, specs: tuple[FeatureSpec, ...], fitted: FittedTask, seed: int, clock: Clock) -> nn.Module:
-    name = fitted.task.name
+    name, members = fitted.task.name, specs[-1].members
+    shared = members > 1 and not head.knows_members
+    seen = tuple(replace(spec, members=1) for spec in specs) if shared else specs
     with seeded(derived_seed(seed, "weights", "head", name)):
-        module = head.build(specs, fitted.codec.width, torch.tensor(fitted.codec.start))
+        module = head.build(seen, fitted.codec.width, torch.tensor(fitted.codec.start))
+    module = OneForAll(module, members) if shared else module
     return seed_draws(module, derived_seed(seed, "draws", "head", name), clock)

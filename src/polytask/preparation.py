@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from polytask.batch import Dataset, Inputs
 from polytask.bundle import InputSet
 from polytask.cells import ColumnKind
-from polytask.columns import InputCodec
+from polytask.columns import InputCodec, names_rows
 from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.leaks import column_notes, find_leaks
 from polytask.recipe import Recipe
 from polytask.source import Source
 from polytask.splitting import TEST, TRAIN, VALIDATION, assign
@@ -74,7 +75,7 @@ def prepare(recipe: Recipe) -> Prepared:
     ordered = [item for group in groups.values() for item in group]
     parts = np.concatenate([item.parts for item in ordered])
     notes: list[str] = []
-    sets, inputs = zip(*(_input_set(recipe, names, group) for names, group in groups.items()), strict=True)
+    sets, inputs = zip(*(_input_set(recipe, names, group, notes) for names, group in groups.items()), strict=True)
     tasks = tuple(_fitted(recipe, task, ordered, parts, notes) for task in recipe.tasks)
     targets, present = {}, {}
     for fitted in tasks:
@@ -97,9 +98,8 @@ def prepare(recipe: Recipe) -> Prepared:
 
 
 def label_array(task: Task, table: pa.Table) -> pa.Array:
-    """A task's label column of a table, in one chunk."""
-    column = table.column(task.label_column)
-    return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    """A task's labels of a table, in one chunk."""
+    return task.labels_of(table)
 
 
 def _load(source: Source) -> _Loaded:
@@ -114,13 +114,14 @@ def _attach_tasks(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
     """A task belongs to the source it names, else to every source that has its column."""
     for task in recipe.tasks:
         named = [item for item in loaded if task.source in (None, item.source.label)]
-        having = [item for item in named if task.label_column in item.table.column_names]
+        having = [item for item in named if set(task.label_columns) <= set(item.table.column_names)]
         if not having:
             columns = sorted({name for item in named for name in item.table.column_names})
             where = f"task {task.name!r}"
             place = f" in {listed(item.source.label for item in named)}"
-            mend = did_you_mean(task.label_column, columns)
-            raise PolytaskError(f"no column {task.label_column!r}{place}", where=where, mend=mend)
+            lacking = next((name for name in task.label_columns if name not in columns), task.label_columns[0])
+            mend = did_you_mean(lacking, columns)
+            raise PolytaskError(f"no column {lacking!r}{place}", where=where, mend=mend)
         for item in having:
             item.tasks.append(task)
     for item in loaded:
@@ -135,7 +136,7 @@ def _choose_inputs(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
         if name not in every:
             raise PolytaskError(f"no column {name!r}", where=where, mend=did_you_mean(name, every))
     for item in loaded:
-        labels = {task.label_column: task.name for task in item.tasks}
+        labels = {column: task.name for task in item.tasks for column in task.label_columns}
         there = item.table.column_names
         for name in item.source.inputs or ():
             where = f"source {item.source.label!r}, inputs"
@@ -174,20 +175,25 @@ def _split(recipe: Recipe, item: _Loaded) -> None:
     )
 
 
-def _input_set(recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded]) -> tuple[InputSet, Inputs]:
+def _input_set(recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded], notes: list[str]) -> tuple[InputSet, Inputs]:
     table = _stacked([item.table for item in group], names)
-    training = table.filter(pa.array(np.concatenate([item.parts for item in group]) == TRAIN))
+    marks = pa.array(np.concatenate([item.parts for item in group]) == TRAIN)
+    training = table.filter(marks)
     kinds: Mapping[str, ColumnKind] = {name: kind for name, kind in recipe.columns.items() if name in names}
     codec: InputCodec = recipe.encoder.fit_inputs(training, names, kinds)
     labels = {task.name for item in group for task in item.tasks}
     tasks = tuple(task.name for task in recipe.tasks if task.name in labels)
+    doubtful = [name for name in codec.names if name not in kinds and names_rows(training[name]) == "perhaps"]
+    notes += column_notes(codec.constant, codec.identifiers, doubtful)
+    known = {task.name: _label_column(task, group).filter(marks) for task in recipe.tasks if task.name in labels}
+    notes += map(str, find_leaks(training, codec.names, known))
     return InputSet(codec=codec, sources=tuple(item.source.label for item in group), tasks=tasks), codec.encode(table)
 
 
 def _fitted(recipe: Recipe, task: Task, loaded: Sequence[_Loaded], parts: NDArray[np.int8], notes: list[str]) -> FittedTask:
     training = _label_column(task, loaded).filter(pa.array(parts == TRAIN))
     if training.null_count == len(training):
-        where = f"task {task.name!r}, column {task.label_column!r}"
+        where = f"task {task.name!r}, column {listed(task.label_columns)!r}"
         if recipe.unlabeled == "error":
             mend = "Leave the task out, change the split, or set unlabeled: keep to keep its head untrained."
             raise PolytaskError("no training row has a label", where=where, found=f"{len(training)} rows", mend=mend)

@@ -15,14 +15,15 @@ from polytask.balancer import Balancer
 from polytask.cells import ColumnKind
 from polytask.component import FAMILY_MARK, Component, Settings
 from polytask.encoder import Encoder
-from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.errors import PolytaskError, did_you_mean, listed, no_such_file
 from polytask.head import Head
 from polytask.sharing import Sharing
-from polytask.source import Source
+from polytask.source import Source, open_source
 from polytask.splitting import Split
 from polytask.task import Task
 from polytask.trainer import Trainer
 
+DEFAULT_KINDS = {"encoder": "table", "sharing": "hard", "head": "linear", "balancer": "equal"}
 FAMILIES: dict[str, type[Component]] = {family.family: family for family in (Source, Task, Encoder, Sharing, Head, Balancer)}
 
 
@@ -57,10 +58,10 @@ class Recipe(Settings):
 
     sources: tuple[Source, ...] = Field(min_length=1)
     tasks: tuple[Task, ...] = Field(min_length=1)
-    encoder: Encoder = Field(default_factory=partial(Encoder.coerce, "table"))
-    sharing: Sharing = Field(default_factory=partial(Sharing.coerce, "hard"))
-    head: Head = Field(default_factory=partial(Head.coerce, "linear"))
-    balancer: Balancer = Field(default_factory=partial(Balancer.coerce, "equal"))
+    encoder: Encoder = Field(default_factory=partial(Encoder.coerce, DEFAULT_KINDS["encoder"]))
+    sharing: Sharing = Field(default_factory=partial(Sharing.coerce, DEFAULT_KINDS["sharing"]))
+    head: Head = Field(default_factory=partial(Head.coerce, DEFAULT_KINDS["head"]))
+    balancer: Balancer = Field(default_factory=partial(Balancer.coerce, DEFAULT_KINDS["balancer"]))
     trainer: Trainer = Trainer()
     split: Split = Split()
     columns: Mapping[str, ColumnKind] = Field(default_factory=dict)
@@ -68,6 +69,15 @@ class Recipe(Settings):
     primary: tuple[str, ...] = ()
     unlabeled: Literal["error", "keep"] = "error"
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_kinds(cls, fields: Any) -> Any:
+        """A part that says only how it differs, as in ``encoder: {width: 64}``, is of the default kind."""
+        if not isinstance(fields, dict):
+            return fields
+        bare = [name for name in DEFAULT_KINDS if isinstance(fields.get(name), dict) and "kind" not in fields[name]]
+        return fields | {name: {"kind": DEFAULT_KINDS[name], **fields[name]} for name in bare}
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -97,7 +107,9 @@ class Recipe(Settings):
             PolytaskError: No such file, not YAML, or an unknown field or kind.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = Path(path).expanduser().read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise no_such_file(Path(path).expanduser()) from None
         except (OSError, UnicodeDecodeError) as error:
             raise PolytaskError(f"cannot read the recipe: {error}", where=str(path)) from None
         return cls.from_yaml_text(text, changes, where=str(path))
@@ -178,22 +190,34 @@ def changed(fields: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]
 
 def _step(place: Any, key: str, path: str) -> Any:
     if isinstance(place, list):
-        return place[_index(place, key, path)]
-    inner = place.setdefault(key, {})
-    if isinstance(inner, str):  # a kind alone, as in `balancer: dwa`
-        inner = place[key] = {"kind": inner}
+        index = _index(place, key, path)
+        if isinstance(place[index], str):  # a source by its path alone
+            place[index] = open_source(place[index]).to_dict()
+        return place[index]
+    inner = place.get(key)
+    if inner is None or isinstance(inner, str):  # a kind alone, as in `balancer: dwa`
+        inner = place[key] = {} if inner is None else {"kind": inner}
     if not isinstance(inner, dict | list):
         raise PolytaskError(f"{path!r} is a single value", where="--set", found=repr(inner))
     return inner
 
 
 def _index(items: list[Any], key: str, path: str) -> int:
-    names = [str(item.get("name", i)) if isinstance(item, dict) else str(i) for i, item in enumerate(items)]
+    names = [_name_of(item) or str(i) for i, item in enumerate(items)]
     if key in names:
         return names.index(key)
     if key.isdecimal() and int(key) < len(items):
         return int(key)
     raise PolytaskError(f"no {key!r} at {path!r}", where="--set", mend=did_you_mean(key, names))
+
+
+def _name_of(item: Any) -> str:
+    """What a task or source in plain values is called: its name, or its file's."""
+    if isinstance(item, str):
+        item = {"path": item}
+    if not isinstance(item, dict):
+        return ""
+    return str(item.get("name") or Path(str(item.get("path", "")).removesuffix(".gz")).stem)
 
 
 def _with_references(node: Any) -> Any:

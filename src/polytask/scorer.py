@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from polytask.errors import PolytaskError, did_you_mean
 
-View = Literal["value", "label", "probability"]
+View = Literal["value", "label", "probability", "quantiles"]
 LOWER_IS_BETTER = ("_error", "_loss", "_deviance")
 
 
@@ -25,7 +25,7 @@ class Scorer:
         compute: ``(prediction, target) -> number``, nan where it is undefined on these rows.
         higher_is_better: Whether more is better.
         reads: Which view of the prediction it compares with the target: "value" [N] in the column's units, "label" (int64 class
-            codes [N]) or "probability" ([N] of the second of two classes, else [N, K]).
+            codes [N]), "probability" ([N] of the second of two classes, else [N, K]) or "quantiles" ([N, Q], increasing).
         is_ratio: Whether a change in percent means something. It does not where zero is what a constant scores, as for R2:
             from 0.01 to 0.02 is no gain of 100 %.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,8 +30,14 @@ class Codec(Settings):
     Attributes:
         width: How many numbers the task reads from its head.
         classes: The classes in order, as the values found in the column; empty where the target is a number.
-        center: Subtracted from a numeric target.
-        scale: Divides a numeric target.
+        labels: The labels in order, where a row may have several.
+        transform: Done to a numeric label first; "standardize": nothing, "log1p": a logarithm, "quantile": normal scores.
+        knots: Labels and their normal scores, both increasing.
+        center: Subtracted from a transformed label.
+        scale: Divides a transformed label.
+        residuals: What is added to a prediction on the scale of the loss before it is transformed back; the mean is taken.
+        mean: The mean training label, where it is the best constant in the column's units but not on the scale of the loss.
+        class_weights: What the loss of a row of each class is multiplied by; empty where all count alike.
         start: The output that predicts the best constant, ``width`` numbers.
         null_loss: The loss of that constant on the training labels; None where the task has no such thing.
         n_labels: How many training rows have a label.
@@ -40,8 +46,14 @@ class Codec(Settings):
 
     width: int = 1
     classes: tuple[bool | int | float | str, ...] = ()
+    labels: tuple[str, ...] = ()
+    transform: str = "standardize"
+    knots: tuple[tuple[float, float], ...] = ()
     center: float = 0.0
     scale: float = 1.0
+    residuals: tuple[float, ...] = ()
+    mean: float | None = None
+    class_weights: tuple[float, ...] = ()
     start: tuple[float, ...] = (0.0,)
     null_loss: float | None = None
     n_labels: int = 0
@@ -61,12 +73,15 @@ class Task(Component, family="tasks"):
         column: The column that holds the labels.
         source: The name of the source that labels this task; None where only one source has the column.
         weight: Multiplies the task's normalized loss.
-        loss: A callable ``(output [B, width], target [B]) -> [B]`` in place of the task's own loss.
+        loss: The name of one of the task's ``losses``, or a callable ``(output [B, width], target [B]) -> [B]`` in their place;
+            None for the first of them.
         metrics: Names of metrics, or callables ``(y_true, y_pred) -> float`` on NumPy arrays; None for the task's own choice.
+            "f1:*" names that of every class or label.
         head: The head; None for the recipe's.
     """
 
     default_metrics: ClassVar[tuple[str, ...]] = ()
+    losses: ClassVar[tuple[str, ...]] = ()
     couples_rows: ClassVar[bool] = False
     has_constant: ClassVar[bool] = True
 
@@ -82,9 +97,10 @@ class Task(Component, family="tasks"):
         super().__init__(name=name, **fields)
 
     @model_validator(mode="after")
-    def _loss_is_callable(self) -> Task:
-        if isinstance(self.loss, str) and not self.loss.startswith("external:"):
-            mend = "Leave it out for the task's own loss, or give a callable (output, target) -> one loss per row."
+    def _loss_is_known(self) -> Task:
+        if isinstance(self.loss, str) and self.loss not in self.losses and not self.loss.startswith("external:"):
+            own = did_you_mean(self.loss, self.losses) if self.losses else "Leave it out for the task's own loss."
+            mend = f"{own} A callable (output, target) -> one loss per row is taken too."
             raise PolytaskError(f"no loss {self.loss!r} for a {self.kind} task", where=f"task {self.name!r}", mend=mend)
         return self
 
@@ -102,6 +118,16 @@ class Task(Component, family="tasks"):
     def label_column(self) -> str:
         """The column that holds the labels."""
         return self.column or self.name
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        """All columns that hold labels: more than one where a subclass says so."""
+        return (self.label_column,)
+
+    def labels_of(self, table: pa.Table) -> pa.Array:
+        """The labels as one array, null where a row has none: what ``fit_target`` and ``encode`` take."""
+        column = table.column(self.label_column)
+        return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
     @abstractmethod
     def fit_target(self, column: pa.Array) -> Codec:
@@ -141,13 +167,33 @@ class Task(Component, family="tasks"):
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         """All metrics this task knows, by name."""
 
-    def best_constant(self, target: Tensor, codec: Codec) -> Float[Tensor, " width"]:
-        """The output that minimizes the task's own loss when it is the same for every row."""
+    def best_constant(self, target: Tensor, codec: Codec, weights: Float[Tensor, " N"]) -> Float[Tensor, " width"]:
+        """The output that minimizes the task's own loss when it is the same for every row, with rows weighed by ``weights``.
+
+        Where ``searches_constant`` it is near the minimum, and improved by descent.
+        """
         return torch.zeros(codec.width)
+
+    @property
+    def searches_constant(self) -> bool:
+        """Whether the best constant has no closed form under the loss that was chosen."""
+        return callable(self.loss)
+
+    def row_weights(self, target: Tensor, codec: Codec) -> Float[Tensor, " B"] | None:
+        """What the loss of each row is multiplied by for its label; None where all count alike."""
+        return None
 
     def truth(self, target: Tensor, codec: Codec) -> Tensor:
         """Targets in the units of ``views``: what metrics compare with."""
         return target
+
+    def constant_views(self, codec: Codec, n_rows: int) -> dict[str, Tensor]:
+        """What the best constant prediction says of ``n_rows`` rows."""
+        return self.views(self.estimate(torch.tensor(codec.start).expand(n_rows, -1)), codec)
+
+    def tune(self, estimate: Tensor, target: Tensor, codec: Codec) -> Codec:
+        """What is learned after training from estimates ``[n, ...]`` of labeled rows held out: by default nothing."""
+        return codec
 
     def chosen_scorers(self, codec: Codec) -> dict[str, Scorer]:
         """The metrics asked for, or the task's own choice.
@@ -155,14 +201,18 @@ class Task(Component, family="tasks"):
         Raises:
             PolytaskError: No metric has that name.
         """
-        known, chosen = self.scorers(codec), {}
+        known = self.scorers(codec)
+        chosen: dict[str, Scorer] = {}
         for metric in self.default_metrics if self.metrics is None else self.metrics:
             if isinstance(metric, str):
                 if metric.startswith("external:"):
                     continue  # a callable of the person who trained the model, which a bundle does not hold
-                if metric not in known:
+                matching = [
+                    name for name in known if name == metric or (metric.endswith(":*") and name.startswith(metric[:-1]))
+                ]
+                if not matching:
                     raise PolytaskError(f"no metric {metric!r}", where=f"task {self.name!r}", mend=did_you_mean(metric, known))
-                chosen[metric] = known[metric]
+                chosen |= {name: known[name] for name in matching}
             else:
                 scorer = user_scorer(metric, known)
                 chosen[scorer.name] = scorer
@@ -201,17 +251,28 @@ class FittedTask:
 
     def views(self, output: Tensor) -> dict[str, Tensor]:
         """An output in the column's own units."""
-        estimate = self.task.estimate(output.flatten(0, 1) if self.members > 1 else output)
-        if self.members > 1:
-            estimate = estimate.unflatten(0, (len(output), self.members)).mean(1)
-        return self.task.views(estimate, self.codec)
+        return self.task.views(self._estimate(output), self.codec)
 
     def constant_views(self, n_rows: int) -> dict[str, Tensor]:
         """What the best constant prediction says of ``n_rows`` rows."""
-        output = torch.tensor(self.codec.start).expand(n_rows, -1)
-        return self.task.views(self.task.estimate(output), self.codec)
+        return self.task.constant_views(self.codec, n_rows)
+
+    def tuned(self, output: Tensor, target: Tensor) -> FittedTask:
+        """This task with what it learns from a trained network's output on labeled rows held out; see ``Task.tune``."""
+        return replace(self, codec=self.task.tune(self._estimate(output), target, self.codec))
+
+    def _estimate(self, output: Tensor) -> Tensor:
+        if self.members == 1:
+            return self.task.estimate(output)
+        estimate = self.task.estimate(output.flatten(0, 1))
+        return estimate.view(len(output), self.members, *estimate.shape[1:]).mean(1)
 
     def _losses(self, output: Tensor, target: Tensor) -> Tensor:
+        weights = self.task.row_weights(target, self.codec)
+        losses = self._unweighted(output, target)
+        return losses if weights is None else losses * weights
+
+    def _unweighted(self, output: Tensor, target: Tensor) -> Tensor:
         if not callable(self.task.loss):
             return self.task.row_losses(output, target)
         losses = self.task.loss(output, target)
@@ -226,8 +287,10 @@ class FittedTask:
     def _with_constant(self, target: Tensor) -> FittedTask:
         if not self.task.has_constant:
             return self
-        start = self.task.best_constant(target, self.codec).float()
-        if callable(self.task.loss):
+        weights = self.task.row_weights(target, self.codec)
+        weights = torch.ones(len(target)) if weights is None else weights
+        start = self.task.best_constant(target, self.codec, weights.double()).float()
+        if self.task.searches_constant:
             start = self._minimized(start, target)
         null = float(self._losses(start.expand(len(target), -1), target).double().mean())
         # A loss that is negative at its best, as a log-likelihood may be, says nothing of its size: the first steps will.
@@ -236,7 +299,7 @@ class FittedTask:
         return FittedTask(self.task, self.codec.model_copy(update=found), self.members)
 
     def _minimized(self, start: Tensor, target: Tensor) -> Tensor:
-        """The best constant under a user's loss, from the best under the task's own."""
+        """The best constant under a loss without a closed form, by descent from a point near it."""
         output = start.double().requires_grad_()
         optimizer = torch.optim.LBFGS([output], max_iter=100, line_search_fn="strong_wolfe")
         value = target.double() if target.is_floating_point() else target

@@ -203,8 +203,7 @@ class _Loop:
             self._close()
             tell(self.history[-1])
         if checkpoints is not None:
-            checkpoints.save(self._state())
-            checkpoints.visit(self._state)  # a signal may have come after the last step
+            checkpoints.visit(self._state, now=True)
         if self.best_weights is not None:
             self.model.load_state_dict(self.best_weights)
         self.model.eval().cpu()

@@ -22,6 +22,7 @@ from polytask.heads.external import External as ExternalHead
 from polytask.heads.linear import Linear
 from polytask.sharing import SharedTrunk, Sharing, StageOutputs
 from polytask.task import Codec, Task
+from polytask.tasks._numbers import NumberTask
 from polytask.tasks.multiclass import Multiclass
 from polytask.tasks.regression import Regression
 from polytask.testing import (
@@ -284,11 +285,11 @@ def test_check_sharing_finds_a_wrong_independence() -> None:
     assert "independent is True, but tasks share parameters" in complaint(check_sharing, type("Broken", (Sharing,), methods)())
 
 
-def like(kind: type[Task], root: type[Task] = Task, **changes: Any) -> Task:
+def like(kind: type[Task], root: type[Task] = NumberTask, **changes: Any) -> Task:
     """A task with the methods of another but for some changes."""
     methods = {name: value for klass in reversed(kind.__mro__[:-1]) for name, value in vars(klass).items() if callable(value)}
     own = {name: value for name, value in methods.items() if not name.startswith("_") and name in root.__abstractmethods__}
-    own |= {name: kind.__dict__[name] for name in ("best_constant", "truth") if name in kind.__dict__}
+    own |= {name: kind.__dict__[name] for name in ("best_constant", "searches_constant", "truth") if name in kind.__dict__}
     fixed = {"default_metrics": kind.default_metrics, "__module__": __name__}
     return type("Broken", (root,), {**own, **fixed, **changes})("y")
 
@@ -319,7 +320,7 @@ def ignoring_nulls(self: Task, column: pa.Array, codec: Codec) -> tuple[Tensor, 
         ({"row_losses": lambda self, o, t: (o[:, 0] - t).abs().sqrt() / (t - t)}, "losses are not finite"),
         ({"encode": with_nan}, "a target is not finite"),
         ({"encode": ignoring_nulls}, "the mask is not where the labels are"),
-        ({"best_constant": lambda self, target, codec: torch.ones(1)}, "beats start"),
+        ({"best_constant": lambda self, target, codec, weights: torch.ones(1)}, "beats start"),
         ({"has_constant": False, "couples_rows": True, "row_losses": lambda self, o, t: o[:, 0] * 0}, "the gradient is zero"),
         ({"truth": lambda self, target, codec: target}, "truth does not give the labels"),
         ({"default_metrics": ("r3",)}, "it does not know its own metrics. Found: ['r3']"),

@@ -13,6 +13,8 @@ def test_encoder_keeps_its_contract(kind: str) -> None:
     check_encoder(example(Encoder, kind), _given.tables()[:1] if kind == "external" else None)
 
 
-@pytest.mark.parametrize("embedding", ["piecewise", "plain"])
-def test_table_with_either_embedding(embedding: str) -> None:
-    check_encoder(Encoder.coerce({"kind": "table", "width": 8, "embedding": embedding}))
+@pytest.mark.parametrize("normalization", ["layer", "batch", "none"])
+@pytest.mark.parametrize("embedding", ["piecewise", "periodic", "plain"])
+@pytest.mark.parametrize("kind", ["table", "tabm"])
+def test_every_embedding_and_normalization_of_tables(kind: str, embedding: str, normalization: str) -> None:
+    check_encoder(Encoder.coerce({"kind": kind, "width": 8, "embedding": embedding, "normalization": normalization}))

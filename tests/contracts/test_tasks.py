@@ -11,8 +11,10 @@ FITTING = {
     "binary": ["bits", "booleans", "text"],
     "multiclass": list(LABELS),
     "ordinal": list(LABELS),
+    "multilabel": ["text", "booleans", "whole"],
     "count": ["bits", "whole", "floats with holes"],
     "regression": NUMBERS,
+    "quantile": NUMBERS,
     "ranking": NUMBERS,
 }
 

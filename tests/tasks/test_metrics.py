@@ -11,11 +11,20 @@ import pytest
 import torch
 from sklearn import metrics as theirs
 from torch import Tensor
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from polytask.scorer import Scorer
-from polytask.tasks._metrics import binary_scorers, count_scorers, multiclass_scorers, ordinal_scorers, regression_scorers
+from polytask.tasks._metrics import (
+    binary_scorers,
+    count_scorers,
+    multiclass_scorers,
+    multilabel_scorers,
+    ordinal_scorers,
+    regression_scorers,
+)
 
 K = 5
+NAMES = "abcde"
 
 
 def numbers(seed: int = 0, n: int = 200, center: float = 10.0) -> tuple[Tensor, Tensor]:
@@ -64,15 +73,25 @@ VALUES: dict[str, Oracle] = {
 BINARY: dict[str, Oracle] = {
     "accuracy": theirs.accuracy_score,
     "balanced_accuracy": theirs.balanced_accuracy_score,
+    "precision": theirs.precision_score,
+    "recall": theirs.recall_score,
     "f1": theirs.f1_score,
     "roc_auc": theirs.roc_auc_score,
     "average_precision": theirs.average_precision_score,
     "log_loss": theirs.log_loss,
+    "ece": lambda target, probability: float(binary_calibration_error(probability, target, n_bins=15)),
 }
 CLASSES: dict[str, Oracle] = {
     "accuracy": theirs.accuracy_score,
     "balanced_accuracy": balanced,
     "f1": lambda target, label: theirs.f1_score(target, label, average="macro"),
+    "f1_weighted": lambda target, label: theirs.f1_score(target, label, average="weighted"),
+    "precision": lambda target, label: theirs.precision_score(target, label, average="macro", zero_division=0),
+    "recall": balanced,
+    "precision:b": lambda target, label: theirs.precision_score(target, label, labels=[1], average="macro"),
+    "recall:b": lambda target, label: theirs.recall_score(target, label, labels=[1], average="macro"),
+    "f1:b": lambda target, label: theirs.f1_score(target, label, labels=[1], average="macro"),
+    "ece": lambda target, probability: float(multiclass_calibration_error(probability, target, K, n_bins=15)),
     "log_loss": lambda target, probability: theirs.log_loss(target, probability, labels=range(K)),
     "mae": theirs.mean_absolute_error,
     "kappa": lambda target, label: theirs.cohen_kappa_score(target, label, weights="quadratic"),
@@ -102,18 +121,64 @@ def test_binary(name: str, ties: bool) -> None:
 
 
 @pytest.mark.parametrize("n_seen", [K, 3])
-@pytest.mark.parametrize("name", ["accuracy", "balanced_accuracy", "f1", "log_loss"])
+@pytest.mark.parametrize("name", [name for name in CLASSES if name not in ("mae", "kappa")])
 def test_multiclass(name: str, n_seen: int) -> None:
     views, target = classes(n_seen=n_seen)
-    scorer = multiclass_scorers(K)[name]
+    scorer = multiclass_scorers(NAMES)[name]
     assert computed(scorer, views, target) == pytest.approx(CLASSES[name](target, views[scorer.reads]), abs=1e-6)
+
+
+def several(seed: int = 0, n: int = 200, hidden: float = 0.0) -> tuple[dict[str, Tensor], Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    probability = torch.rand(n, K, generator=generator, dtype=torch.float64)
+    target = (torch.rand(n, K, generator=generator) < probability).long()
+    target[torch.rand(n, K, generator=generator) < hidden] = -1
+    return {"probability": probability, "label": (probability > 0.5).long()}, target
+
+
+LABELS: dict[str, Oracle] = {
+    "exact_match": theirs.accuracy_score,
+    "f1_micro": lambda target, label: theirs.f1_score(target, label, average="micro"),
+    "f1": lambda target, label: theirs.f1_score(target, label, average="macro"),
+    "precision": lambda target, label: theirs.precision_score(target, label, average="macro"),
+    "recall": lambda target, label: theirs.recall_score(target, label, average="macro"),
+    "accuracy": lambda target, label: 1 - theirs.hamming_loss(target, label),
+    "roc_auc": theirs.roc_auc_score,
+    "average_precision": theirs.average_precision_score,
+    "log_loss": lambda target, probability: theirs.log_loss(target.flatten(), probability.flatten()),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_multilabel(name: str) -> None:
+    views, target = several()
+    scorer = multilabel_scorers(NAMES)[name]
+    assert computed(scorer, views, target) == pytest.approx(LABELS[name](target, views[scorer.reads]), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", BINARY)
+def test_a_metric_of_one_label_sees_its_known_rows_only(name: str) -> None:
+    views, target = several(hidden=0.3)
+    known = target[:, 2] >= 0
+    scorer = multilabel_scorers(NAMES)[f"{name}:c"]
+    expected = BINARY[name](target[known, 2], views[scorer.reads][known, 2])
+    assert computed(scorer, views, target) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_label_without_a_score_is_left_out_of_the_mean() -> None:
+    views, target = several()
+    target[:, 0] = 1
+    scorer = multilabel_scorers(NAMES)["roc_auc"]
+    assert computed(scorer, views, target) == pytest.approx(theirs.roc_auc_score(target[:, 1:], views["probability"][:, 1:]))
+    target[:] = -1
+    assert math.isnan(computed(scorer, views, target))
 
 
 @pytest.mark.parametrize("n_seen", [K, 3])
 @pytest.mark.parametrize("name", ["accuracy", "mae", "kappa", "log_loss"])
 def test_ordinal(name: str, n_seen: int) -> None:
     views, target = classes(n_seen=n_seen)
-    scorer = ordinal_scorers(K)[name]
+    scorer = ordinal_scorers(NAMES)[name]
     assert computed(scorer, views, target) == pytest.approx(CLASSES[name](target, views[scorer.reads]), abs=1e-6)
 
 
@@ -121,8 +186,9 @@ ALL = {
     "regression": regression_scorers(),
     "count": count_scorers(),
     "binary": binary_scorers(),
-    "multiclass": multiclass_scorers(K),
-    "ordinal": ordinal_scorers(K),
+    "multiclass": multiclass_scorers(NAMES),
+    "ordinal": ordinal_scorers(NAMES),
+    "multilabel": multilabel_scorers(NAMES),
 }
 
 
@@ -130,7 +196,7 @@ ALL = {
 def test_a_scorer_knows_its_name_and_which_way_is_better(kind: str, name: str) -> None:
     scorer = ALL[kind][name]
     assert scorer.name == name
-    assert scorer.higher_is_better is (name not in {"rmse", "mae", "poisson_deviance", "log_loss"})
+    assert scorer.higher_is_better is (name.partition(":")[0] not in {"rmse", "mae", "poisson_deviance", "log_loss", "ece"})
     assert scorer.is_ratio is (name not in {"r2", "kappa"})
 
 
@@ -146,7 +212,7 @@ def test_r2_does_not_mind_the_unit() -> None:
 def test_log_loss_of_a_sure_mistake_is_finite(kind: str) -> None:
     sure = torch.tensor([1.0, 1.0], dtype=torch.float64)
     probability = sure if kind == "binary" else torch.stack([1 - sure, sure], 1)
-    scorer = binary_scorers()["log_loss"] if kind == "binary" else multiclass_scorers(2)["log_loss"]
+    scorer = binary_scorers()["log_loss"] if kind == "binary" else multiclass_scorers("ab")["log_loss"]
     assert computed(scorer, probability, torch.tensor([1, 0])) == pytest.approx(-math.log(2**-23) / 2)
 
 
@@ -170,7 +236,7 @@ def test_binary_metrics_of_one_class(name: str, defined_for: tuple[int, ...], la
 def test_a_constant_target_has_no_r2_and_no_kappa(n: int) -> None:
     assert math.isnan(computed(regression_scorers()["r2"], torch.arange(float(n)), torch.full((n,), 0.1)))
     alike = torch.full((n,), 2)
-    assert math.isnan(computed(ordinal_scorers(K)["kappa"], alike, alike))
+    assert math.isnan(computed(ordinal_scorers(NAMES)["kappa"], alike, alike))
 
 
 def test_a_constant_probability_ranks_nothing() -> None:

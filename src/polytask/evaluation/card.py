@@ -54,11 +54,11 @@ values and weights only: loading it runs no code from it.
 def _task_line(fitted: FittedTask) -> str:
     task, codec = fitted.task, fitted.codec
     what = (
-        f"classes {listed(map(repr, codec.classes), 20)}"
-        if codec.classes
-        else f"center {codec.center:.4g}, scale {codec.scale:.4g}"
+        f"classes {listed(map(repr, codec.classes or codec.labels), 20)}"
+        if codec.classes or codec.labels
+        else f"{codec.transform}, center {codec.center:.4g}, scale {codec.scale:.4g}"
     )
-    return f"- **{task.name}** ({task.kind}, column `{task.label_column}`): {codec.n_labels} training labels; {what}"
+    return f"- **{task.name}** ({task.kind}, column `{listed(task.label_columns)}`): {codec.n_labels} training labels; {what}"
 
 
 def _origin(sources: tuple[str, ...]) -> str:

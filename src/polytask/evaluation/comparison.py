@@ -179,4 +179,6 @@ def _finite(value: Any) -> Any:
 
 
 def _number(value: float) -> str:
-    return f"{value:12,.0f}" if abs(value) >= 1000 else f"{value:12.4f}"
+    """Five digits, as far as they lie before the point or the first four places behind it."""
+    whole = len(f"{abs(value):.0f}") if abs(value) >= 1 else 1
+    return f"{value:12,.{max(0, 5 - whole)}f}"

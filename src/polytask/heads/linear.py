@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from polytask.batch import FeatureSpec
-from polytask.head import Head, PooledHead, starting_at
+from polytask.head import Head, PooledHead, output_layer
 
 
 class Linear(Head):
-    """One linear layer; its bias starts at the best constant prediction."""
+    """One linear layer, one for each member of an ensemble; its bias starts at the best constant prediction."""
+
+    knows_members: ClassVar[bool] = True
 
     def build(self, specs: Sequence[FeatureSpec], width: int, start: Float[Tensor, " width"]) -> nn.Module:
-        return PooledHead(specs[-1], starting_at(nn.Linear(specs[-1].width, width), start))
+        return PooledHead(specs[-1], output_layer(specs[-1].width, width, start, specs[-1].members))

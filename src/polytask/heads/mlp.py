@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from polytask.batch import FeatureSpec
-from polytask.head import Head, PooledHead, starting_at
+from polytask.head import Head, PooledHead, output_layer
 
 
 class MLP(Head):
     """Hidden layers of the task's own before its output layer, whose bias starts at the best constant prediction.
+
+    The members of an ensemble share the hidden layers and have an output layer each.
 
     Args:
         hidden: The widths of the hidden layers.
         dropout: Probability of dropping a hidden unit.
     """
 
+    knows_members: ClassVar[bool] = True
     hidden: tuple[int, ...] = Field(default=(64,), min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -29,4 +33,5 @@ class MLP(Head):
         for n_hidden in self.hidden:
             layers += [nn.Linear(n_in, n_hidden), nn.ReLU(), nn.Dropout(self.dropout)]
             n_in = n_hidden
-        return PooledHead(specs[-1], nn.Sequential(*layers, starting_at(nn.Linear(n_in, width), start)))
+        last = output_layer(n_in, width, start, specs[-1].members)
+        return PooledHead(specs[-1], nn.Sequential(*layers, last))

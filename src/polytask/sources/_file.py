@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Self
 
-from polytask.errors import PolytaskError, did_you_mean
+from polytask.errors import PolytaskError, no_such_file
 from polytask.source import HELD_OUT, Source
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -65,20 +65,10 @@ def read_bytes(path: Path) -> bytes:
 def _raw_bytes(path: Path) -> bytes:
     found = path.expanduser()
     if not found.exists():
-        raise _no_such_file(found)
+        raise no_such_file(found)
     try:
         return found.read_bytes()
     except OSError as error:
         raise PolytaskError(
             f"cannot be read: {error.strerror}", where=str(path), mend="Give a file that can be read."
         ) from error
-
-
-def _no_such_file(path: Path) -> PolytaskError:
-    folder = path.parent
-    if not folder.is_dir():
-        return PolytaskError(f"no folder {str(folder)!r}", where=str(path), mend="Paths are relative to the working directory.")
-    files = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    return PolytaskError(
-        f"no file {path.name!r} in {str(folder.resolve())!r}", where=str(path), mend=did_you_mean(path.name, files)
-    )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from jaxtyping import Bool
-from pydantic import model_validator
+from jaxtyping import Bool, Float
+from pydantic import field_validator, model_validator
 from torch import Tensor
 
 from polytask.errors import PolytaskError, did_you_mean, listed
@@ -27,9 +28,26 @@ class ClassTask(Task, abstract=True):
 
     Args:
         classes: The classes in order; None for those found in the training labels, sorted.
+        class_weights: What the loss of a row of each class is multiplied by: "balanced" gives all classes the same sum, N / (K
+            n_k) a row as in scikit-learn; a mapping gives the numbers, 1 for a class that it does not name.
     """
 
     classes: tuple[ClassValue, ...] | None = None
+    class_weights: Literal["balanced"] | Mapping[str, float] | None = None
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights_are_numbers(cls, value: object) -> object:
+        mend = 'Give "balanced", or a mapping from classes to numbers above 0.'
+        if not isinstance(value, Mapping):
+            if value is not None and value != "balanced":
+                raise PolytaskError("not weights of classes", where="class_weights", found=repr(value), mend=mend)
+            return value
+        for name, weight in value.items():
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+                where, what = f"class_weights, class {name!r}", "a weight is a number above 0"
+                raise PolytaskError(what, where=where, found=repr(weight), mend=mend)
+        return {_class_text(key): weight for key, weight in value.items()}
 
     @model_validator(mode="after")
     def _classes_differ(self) -> Self:
@@ -44,7 +62,8 @@ class ClassTask(Task, abstract=True):
         where = f"task {self.name!r}, column {self.label_column!r}"
         found = self.classes if self.classes is not None else _sorted_classes(column, where)
         self.check_classes(found, where)
-        return Codec(width=self.width(len(found)), classes=found, start=(0.0,) * self.width(len(found)))
+        codec = Codec(width=self.width(len(found)), classes=found, start=(0.0,) * self.width(len(found)))
+        return codec if self.class_weights is None else codec.model_copy(update={"class_weights": self._weights(column, codec)})
 
     def check_classes(self, classes: tuple[ClassValue, ...], where: str) -> None:
         """Raise a PolytaskError where these classes do not fit the task."""
@@ -55,12 +74,26 @@ class ClassTask(Task, abstract=True):
                 "a task with classes needs two of them in the training rows", where=where, found=found, mend=mend
             )
 
+    def _weights(self, column: pa.Array, codec: Codec) -> tuple[float, ...]:
+        if self.class_weights == "balanced":
+            counts = torch.bincount(self.encode(column, codec)[0], minlength=len(codec.classes)).double().clamp(min=1)
+            return tuple((len(column) / len(counts) / counts).tolist())
+        given, known = self.class_weights or {}, class_texts(codec)
+        for name in given:
+            if name not in known:
+                mend = did_you_mean(name, known)
+                raise PolytaskError(f"no class {name!r}", where=f"task {self.name!r}, class_weights", mend=mend)
+        return tuple(float(given.get(name, 1.0)) for name in known)
+
+    def row_weights(self, target: Tensor, codec: Codec) -> Float[Tensor, " B"] | None:
+        return torch.tensor(codec.class_weights, device=target.device)[target] if codec.class_weights else None
+
     @abstractmethod
     def width(self, n_classes: int) -> int:
         """How many numbers the head gives."""
 
     def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
-        text, known = _text(column), [_class_text(value) for value in codec.classes]
+        text, known = _text(column), class_texts(codec)
         codes = pc.index_in(text, value_set=pa.array(known, pa.string()))
         present = text.is_valid().to_numpy(zero_copy_only=False)
         codes = codes.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -86,10 +119,15 @@ class ClassTask(Task, abstract=True):
         return columns
 
 
-def frequencies(target: Tensor, n_classes: int) -> Tensor:
-    """The share of each class, float64 ``[K]``, with half a row for a class that has none."""
-    counts = torch.bincount(target, minlength=n_classes).double().clamp(min=0.5)
-    return counts / counts.sum()
+def class_texts(codec: Codec) -> list[str]:
+    """The classes in order, as they are written in a file."""
+    return [_class_text(value) for value in codec.classes]
+
+
+def frequencies(target: Tensor, n_classes: int, weights: Tensor) -> Tensor:
+    """The share of each class in the weight of all rows, float64 ``[K]``, with half a row for a class that has none."""
+    sums = torch.bincount(target, weights=weights.double(), minlength=n_classes).clamp(min=0.5 * float(weights.mean()))
+    return sums / sums.sum()
 
 
 def _sorted_classes(column: pa.Array, where: str) -> tuple[ClassValue, ...]:

@@ -48,8 +48,8 @@ class Count(Task):
         values = self._counts(column) / codec.scale
         return torch.from_numpy(np.nan_to_num(values).astype(np.float32)), torch.from_numpy(~np.isnan(values))
 
-    def best_constant(self, target: Tensor, codec: Codec) -> Float[Tensor, " width"]:
-        return target.mean().log().reshape(1)
+    def best_constant(self, target: Tensor, codec: Codec, weights: Float[Tensor, " N"]) -> Float[Tensor, " width"]:
+        return ((weights * target).sum() / weights.sum()).log().reshape(1)
 
     def row_losses(self, output: Float[Tensor, "B width"], target: Tensor) -> Float[Tensor, " B"]:
         log_rate = output[:, 0].clamp(max=MAX_LOG_RATE)

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from polytask.scorer import Scorer
 from polytask.task import Codec
-from polytask.tasks._classes import ClassTask, frequencies
+from polytask.tasks._classes import ClassTask, class_texts, frequencies
 from polytask.tasks._metrics import ordinal_scorers
 
 
@@ -37,8 +37,8 @@ class Ordinal(ClassTask):
     def width(self, n_classes: int) -> int:
         return n_classes - 1
 
-    def best_constant(self, target: Tensor, codec: Codec) -> Float[Tensor, " width"]:
-        shares = frequencies(target, len(codec.classes))
+    def best_constant(self, target: Tensor, codec: Codec, weights: Float[Tensor, " N"]) -> Float[Tensor, " width"]:
+        shares = frequencies(target, len(codec.classes), weights)
         at_least = shares.flip(0).cumsum(0).flip(0)
         return torch.logit(at_least[1:] / at_least[:-1]).float()
 
@@ -53,7 +53,7 @@ class Ordinal(ClassTask):
         return {"probability": estimate.double(), "label": estimate.argmax(1)}
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
-        return ordinal_scorers(len(codec.classes))
+        return ordinal_scorers(class_texts(codec))
 
 
 def _log_probabilities(output: Float[Tensor, "B K_minus_1"]) -> Float[Tensor, "B K"]:

@@ -115,11 +115,7 @@ def as_vectors(features: Sequence[Features], specs: Sequence[FeatureSpec]) -> Te
     """Everything that the outputs of stem and stages say of each row, ``[B, ...]``: padding and lengths make no difference."""
     vectors = []
     for part, spec in zip(features, specs, strict=True):
-        n_rows = len(part.tensor)
-        if spec.members > 1:
-            mask = None if part.mask is None else part.mask.repeat_interleave(spec.members, 0)
-            part = Features(part.tensor.flatten(0, 1), mask)
-        vectors.append(pooled(part, spec).reshape(n_rows, -1))
+        vectors.append(pooled(part, spec).flatten(1))
     return torch.cat(vectors, 1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from polytask.testing._given import check_gradients, check_spec, close, demand, 
 VECTORS = (FeatureSpec("vector", 6), FeatureSpec("vector", 5))
 N_ROWS = 6
 NEAR = 3.0
+MEMBERS = 3
 
 
 def check_head(head: Head, specs: Sequence[FeatureSpec] = VECTORS, widths: Sequence[int] = (1, 3)) -> None:
@@ -22,7 +24,8 @@ def check_head(head: Head, specs: Sequence[FeatureSpec] = VECTORS, widths: Seque
 
     Its output is ``[B, width]`` and finite for one row or many. A row's output depends on that row alone, and on no padding.
     Its initial weights depend on torch's generator alone, its output depends on every parameter, and it begins near ``start``:
-    within 3 on standard normal features (but for somebody's own module, whose weights are not ours to set).
+    within 3 on standard normal features (but for somebody's own module, whose weights are not ours to set). Where it knows the
+    members of an ensemble it keeps this for every one of them, and a member's output depends on that member's features alone.
 
     Args:
         head: The head.
@@ -39,6 +42,8 @@ def check_head(head: Head, specs: Sequence[FeatureSpec] = VECTORS, widths: Seque
     check_spec(head)
     for width in widths:
         _check_width(head, specs, width, f"{place(head)}, width {width}")
+        if head.knows_members:
+            _check_members(head, specs, width, f"{place(head)}, width {width}, {MEMBERS} members")
 
 
 def _check_width(head: Head, specs: Sequence[FeatureSpec], width: int, where: str) -> None:
@@ -79,6 +84,29 @@ def _check_width(head: Head, specs: Sequence[FeatureSpec], width: int, where: st
         demand(
             close(output, other.eval()(features)), where, "loaded weights give other outputs", mend="Register it as a buffer."
         )
+
+
+def _check_members(head: Head, specs: Sequence[FeatureSpec], width: int, where: str) -> None:
+    start = 50.0 * (-1.0) ** torch.arange(width)
+    module = _built(head, [replace(spec, members=MEMBERS) for spec in specs], width, start, 0)
+    single = [random_features(spec, N_ROWS, seed) for seed, spec in enumerate(specs)]
+    alike = tuple(Features(f.tensor.unsqueeze(1).repeat_interleave(MEMBERS, 1), f.mask) for f in single)
+    output = module(alike)
+    shape = (N_ROWS, MEMBERS, width)
+    demand(output.shape == shape, where, f"the output is not of shape {shape}", found=tuple(output.shape))
+    check_gradients([output], module, where)
+    module.eval()
+    with torch.no_grad():
+        output = module(alike)
+        far = float((output - start).abs().max())
+        mend = "Set the bias of the last layer, as `starting_at` does."
+        demand(far < NEAR, where, "a member does not begin near start", found=f"{far:.3g} away", mend=mend)
+        for f in alike:
+            f.tensor[:, 0] += 1
+        changed = module(alike)
+        mend = "Keep the axis of members apart."
+        demand(close(output[:, 1:], changed[:, 1:]), where, "a member's output depends on another's features", mend=mend)
+        demand(not close(output[:, 0], changed[:, 0]), where, "a member's output does not depend on its features")
 
 
 def _built(head: Head, specs: Sequence[FeatureSpec], width: int, start: Tensor, seed: int) -> nn.Module:

@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from polytask.arguments import TaskWords, Words, parse_column
-from polytask.catalog import summaries
+from polytask.cli.arguments import TaskWords, Words, flag, parse_column
+from polytask.cli.catalog import summaries
 from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.guessing import guess_task
 from polytask.recipe import Recipe, changed
 from polytask.source import Source, open_source
 
-MAX_CLASSES = 100
-FEW_ROWS = 20
-LEVELS = range(3, 13)
 PARTS_WITH_KINDS = ("encoder", "sharing", "head", "balancer")
 
 
@@ -101,52 +98,6 @@ def open_sources(words: Words, asked: Sequence[TaskWords]) -> dict[str, Source]:
     return sources
 
 
-def guess_task(column: pa.ChunkedArray) -> tuple[str, str]:
-    """The kind of task a column most likely is, and what is in it that says so. Never a count: only its user can know that.
-
-    Raises:
-        PolytaskError: No kind fits: the column is constant or empty, or holds dates, free text or nested values.
-
-    Example:
-        >>> guess_task(pa.chunked_array([[0, 1, None, 1]]))
-        ('binary', 'two values, 0 and 1')
-        >>> guess_task(pa.chunked_array([["cat", "dog", "eel"]]))
-        ('multiclass', 'text with 3 different values')
-        >>> guess_task(pa.chunked_array([[1.5, 2.5, 7.0]]))
-        ('regression', '3 different numbers from 1.5 to 7')
-    """
-    kind, types = column.type, pa.types
-    is_number = types.is_integer(kind) or types.is_floating(kind)
-    if not (is_number or types.is_boolean(kind) or types.is_string(kind) or types.is_null(kind)):
-        mend = "Turn it into a number first, such as the days since a start."
-        raise PolytaskError(f"a column of {kind} is no task", mend=mend)
-    present = column.drop_null()
-    values = present.unique()
-    if len(values) < 2:
-        found = f"{_shown(values[0].as_py())} in every row" if len(values) else "no value in any row"
-        raise PolytaskError("there is nothing to learn", found=found, mend="Choose another column.")
-    if len(values) == 2:
-        return "binary", "two values, {} and {}".format(*map(_shown, sorted(values.to_pylist())))
-    if is_number:
-        return _guess_number(values)
-    if len(values) > MAX_CLASSES or len(values) > max(len(present) / 2, FEW_ROWS):
-        mend = "If these are classes say so, as in --task name:multiclass; free text cannot be predicted."
-        found = f"text with {len(values):,} different values in {len(present):,} rows"
-        raise PolytaskError("no kind of task can be guessed", found=found, mend=mend)
-    return "multiclass", f"text with {len(values)} different values"
-
-
-def _guess_number(values: pa.Array) -> tuple[str, str]:
-    low, high = pc.min_max(values).as_py().values()
-    whole = bool(pc.all(pc.equal(values, pc.floor(values))).as_py())
-    if whole and len(values) in LEVELS and high - low == len(values) - 1:
-        why = f"{len(values)} levels from {low:g} to {high:g}"
-        return "ordinal", f"{why}; say multiclass if they have no order, regression if they are amounts"
-    hint = "; say count if it counts something" if whole and low in (0, 1) else ""
-    numbers = "whole numbers" if whole else "numbers"
-    return "regression", f"{len(values):,} different {numbers} from {_shown(low)} to {_shown(high)}{hint}"
-
-
 def _guessed(task: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> tuple[str, str]:
     """The kind of a task, by the first source that has its column."""
     name, source = task["name"], task.get("source")
@@ -183,18 +134,11 @@ def _check_options(options: Mapping[str, Any], sources: Sequence[Source]) -> Non
         if name in options and len(sources) > 1:
             what = f"it is not clear which of the {len(sources)} files this part belongs to"
             mend = f"Write a recipe with `polytask init` and set {name}: in one of its sources."
-            raise PolytaskError(what, where=f"--{name}", mend=mend)
+            raise PolytaskError(what, where=flag(name), mend=mend)
     for name in options:
         if not any(name in type(source).model_fields for source in sources):
             kinds = listed(sorted({source.kind for source in sources}))
-            flag = "--no-header" if name == "header" else f"--{name.replace('_', '-')}"
-            raise PolytaskError(f"files of kind {kinds} have no such option", where=flag, mend="Leave it out.")
-
-
-def _shown(value: object) -> str:
-    if not isinstance(value, float):
-        return repr(value)
-    return f"{value:.0f}" if abs(value) >= 100_000 else f"{value:.6g}"
+            raise PolytaskError(f"it does not go with {kinds} files", where=flag(name), mend="Leave it out.")
 
 
 def _absolute(file: str) -> str:

@@ -90,6 +90,16 @@ def parse_list(text: str) -> list[str]:
     return next(csv.reader([text], skipinitialspace=True), [])
 
 
+def flag(field: str) -> str:
+    """The option that stands for a field of Words.
+
+    Example:
+        >>> flag("date_order")
+        '--date-order'
+    """
+    return f"--{field.replace('_', '-')}"
+
+
 def _split(text: str, where: str) -> tuple[list[str], list[str]]:
     """The separators (: and =) outside quotes, and the parts between them."""
     separators: list[str] = []
@@ -190,8 +200,11 @@ class Words:
     delimiter: Annotated[
         str | None, _read("--delimiter", "What stands between cells; found out by default.", metavar="CHARACTER")
     ] = None
-    names: Annotated[str | None, _read("--names", "The columns' names, instead of a header's.", metavar="A,B,...")] = None
-    no_header: Annotated[bool, _read("--no-header", "The first line is a row, not names.")] = False
+    names: Annotated[str | None, _read("--names", "The columns' names, for a file without a header.", metavar="A,B,...")] = None
+    header: Annotated[
+        bool | None,
+        _read("--header/--no-header", "Whether the first line holds the names; it does unless --names are given."),
+    ] = None
     encoding: Annotated[str | None, _read("--encoding", "The text's encoding; utf-8 by default.", metavar="NAME")] = None
     comment: Annotated[str | None, _read("--comment", "Skip lines that begin with this.", metavar="TEXT")] = None
     missing: Annotated[
@@ -221,7 +234,8 @@ class Words:
         held_out = {name: getattr(self, name) for name in ("validation", "test")}
         given = {name: parse_list(value) for name, value in lists.items() if value is not None}
         given |= {name: value for name, value in (texts | held_out).items() if value is not None}
-        return given | ({"header": False} if self.no_header or self.names is not None else {})
+        header = self.header if self.header is not None or self.names is None else False
+        return given | ({} if header is None else {"header": header})
 
     def changes(self) -> list[str]:
         """The options that stand for one field of any recipe, as texts for ``--set``, and then what ``--set`` says itself."""
@@ -240,7 +254,7 @@ class Words:
     def only_with_data(self) -> list[str]:
         """The options given that describe data files and tasks, which a recipe has already."""
         given = {"task": self.task, "drop": self.drop, "column": self.column, **self.reading()}
-        return [_flag(name) for name, value in given.items() if value not in ([], None)]
+        return [flag(name) for name, value in given.items() if value not in ([], None)]
 
 
 def with_words(command: Callable[..., None]) -> Callable[..., None]:
@@ -265,7 +279,3 @@ def with_words(command: Callable[..., None]) -> Callable[..., None]:
 
 def _default(item: Field[Any]) -> Any:
     return item.default if item.default_factory is MISSING else item.default_factory()
-
-
-def _flag(name: str) -> str:
-    return "--no-header" if name == "header" else f"--{name.replace('_', '-')}"

@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import sys
+import textwrap
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import polytask
-from polytask.arguments import Words, parse_list, with_words
+from polytask.cli.arguments import Words, parse_list, with_words
 from polytask.errors import PolytaskError
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 MISTAKE = 2
 N_NEW_ROWS = 5
+WIDTH = 100
 
 
 class Commands(TyperGroup):
@@ -86,7 +89,7 @@ def options(
         "polytask fit houses.csv --task price --task condition:ordinal --task waterfront:binary --drop id --out run/",
         "polytask fit recipe.yaml --set trainer.epochs=5 --out run/",
         "polytask fit --task maths=student-mat.csv:G3:regression --task portuguese=student-por.csv:G3:regression --out run/",
-        "polytask fit adult.data --no-header --names age,work,income --missing ? --task income --test adult.test --out run/",
+        "polytask fit adult.data --names age,work,income --missing ? --task income --test adult.test --out run/",
     )
 )
 @with_words
@@ -107,8 +110,8 @@ def fit(words: Words, out: Out = None, overwrite: Overwrite = False) -> None:
 @with_words
 def init(words: Words) -> None:
     """Write a commented recipe for FILES to the standard output; without --task, list the columns to choose from."""
-    from polytask.drafting import column_list, draft
-    from polytask.starting import open_sources, start
+    from polytask.cli.drafting import column_list, draft
+    from polytask.cli.starting import open_sources, start
 
     if words.recipes:
         mend = "Give data files; `polytask fit` takes the recipe."
@@ -118,8 +121,7 @@ def init(words: Words) -> None:
         typer.echo("Choose what to predict: --task COLUMN, or --task COLUMN:kind where the guess is wrong.", err=True)
         return
     started = start(words, read_all=True)
-    for line in _notes(words) + started.told():
-        typer.echo(line, err=True)
+    _tell(started.told(), err=True)
     typer.echo(draft(started), nl=False)
 
 
@@ -147,7 +149,7 @@ def predict(
     overwrite: Overwrite = False,
 ) -> None:
     """Answer every row of a file, in its order; label columns are not needed."""
-    from polytask.answers import check_out, write_answers
+    from polytask.cli.answers import check_out, write_answers
 
     place = None if out is None else check_out(out, overwrite)
     from polytask.experiment import load
@@ -167,8 +169,8 @@ def compare(
     """Train every task alone at the same budget and on the same split, and say whether sharing helped it."""
     from rich.console import Console
 
+    from polytask.cli.progress import CompareProgress
     from polytask.experiment import load
-    from polytask.progress import CompareProgress
 
     trained, place = load(run), Path(run) / "compare.json"
     with CompareProgress(Console()) as progress:
@@ -187,7 +189,7 @@ def list_kinds(
     family: Annotated[str | None, typer.Argument(metavar="[FAMILY]", help="Such as balancers; all by default.")] = None,
 ) -> None:
     """List the kinds of sources, tasks, encoders, sharings, heads and balancers there are."""
-    from polytask.catalog import FAMILIES, family_named, listing
+    from polytask.cli.catalog import FAMILIES, family_named, listing
 
     if family is not None:
         typer.echo(listing(family_named(family)))
@@ -201,7 +203,7 @@ def describe(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="Such as uncertainty; see polytask list.")],
 ) -> None:
     """Say what a kind does, what can be set, and where it comes from."""
-    from polytask.catalog import describe, family_named
+    from polytask.cli.catalog import describe, family_named
 
     typer.echo(describe(family_named(family), kind))
 
@@ -223,7 +225,7 @@ def demo(
     ] = None,
 ) -> None:
     """Learn four things from two scanned digits side by side: each digit, their sum, and whether they are equal."""
-    from polytask.answers import write_answers
+    from polytask.cli.answers import write_answers
     from polytask.experiment import check_free
     from polytask.recipe import Recipe, changed
 
@@ -244,6 +246,9 @@ def main() -> None:
     # OpenMP's threads spin while they wait. Where another process wants one of the cores, a training with two threads took
     # 20 to 76 s in place of 1.4; asleep instead they took 1.6.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file gets UTF-8 on every system, as a recipe must be
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
     try:
         app()
     finally:
@@ -268,28 +273,19 @@ def _recipe(words: Words, out: str | None, overwrite: bool) -> Recipe:
         check_free(out, overwrite)
     if words.recipes:
         return Recipe.from_yaml(words.recipes[0], words.changes())
-    from polytask.starting import start
+    from polytask.cli.starting import start
 
     started = start(words)
-    for line in _notes(words) + started.told():
-        typer.echo(line)
+    _tell(started.told())
     return started.recipe
-
-
-def _notes(words: Words) -> list[str]:
-    if words.names is not None and not words.no_header:
-        return [
-            "note: the first line of the file is taken for a header, which --names replaces; if it is a row say --no-header"
-        ]
-    return []
 
 
 def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
     """Fit with progress, and say how it went."""
     from rich.console import Console
 
+    from polytask.cli.progress import FitProgress
     from polytask.experiment import fit
-    from polytask.progress import FitProgress
 
     if out is None:
         typer.echo("note: the run will not be saved; --out FOLDER keeps it")
@@ -300,11 +296,15 @@ def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
     typer.echo(f"rows: {sizes}; {record['parameters']:,} parameters\n")
     typer.echo(f"Scores on the {record['scored_on']} rows")
     typer.echo(run.scores())
-    for note in record["notes"]:
-        typer.echo(f"note: {note}")
+    _tell([f"note: {note}" for note in record["notes"]])
     if out is not None:
         typer.echo(f"\nsaved in {out}")
     return run
+
+
+def _tell(lines: list[str], err: bool = False) -> None:
+    for line in lines:
+        typer.echo(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False), err=err)
 
 
 def _say_next(*commands: str) -> None:

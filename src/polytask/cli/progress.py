@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -32,13 +32,9 @@ class FitProgress:
         self.latest: Epoch | None = None
         self.best: Epoch | None = None
         self.said = 0
-        self.display = (
-            _Display(console, "epoch {task.completed:.0f} of at most {task.total:.0f}") if console.is_terminal else None
-        )
+        self.display = _Display(console) if console.is_terminal else None
 
     def __enter__(self) -> Self:
-        if self.display is not None:
-            self.display.live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -47,7 +43,7 @@ class FitProgress:
         if self.latest is None or self.best is None:
             return
         if self.said != self.latest.epoch:
-            self._say(self.losses(self.latest))
+            self._say(self._losses(self.latest))
         if kind is None:
             self._say(f"best epoch {self.best.epoch} of {self.latest.epoch}, {self.latest.seconds:.1f} s")
 
@@ -59,12 +55,13 @@ class FitProgress:
         self.latest = epoch
         self.best = epoch if epoch.best or self.best is None else self.best
         if self.display is not None:
-            self.display.show(epoch.epoch, self.n_epochs, self.losses(epoch))
+            words = f"epoch {epoch.epoch} of at most {self.n_epochs}"
+            self.display.show(words, epoch.epoch, self.n_epochs, self._losses(epoch))
         elif epoch.epoch == 1 or epoch.epoch % math.ceil(self.n_epochs / N_LINES) == 0:
-            self._say(self.losses(epoch))
+            self._say(self._losses(epoch))
             self.said = epoch.epoch
 
-    def losses(self, epoch: Epoch) -> str:
+    def _losses(self, epoch: Epoch) -> str:
         """The losses of an epoch on a line: their mean, that of each task, and the best epoch so far."""
         losses = epoch.validation or epoch.training
         mean = sum(losses.values()) / len(losses) if epoch.selection is None else epoch.selection
@@ -86,11 +83,9 @@ class CompareProgress:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.display = _Display(console, "training {task.completed:.0f} of {task.total:.0f}") if console.is_terminal else None
+        self.display = _Display(console) if console.is_terminal else None
 
     def __enter__(self) -> Self:
-        if self.display is not None:
-            self.display.live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -99,20 +94,23 @@ class CompareProgress:
 
     def __call__(self, name: str, number: int, total: int) -> None:
         """Take in that a training begins."""
-        if self.display is None:
-            self.console.print(f"training {number} of {total}: {name}", markup=False, highlight=False, soft_wrap=True)
+        words = f"training {number} of {total}"
+        if self.display is not None:
+            self.display.show(words, number - 1, total, name)
         else:
-            self.display.show(number, total, name)
+            self.console.print(f"{words}: {name}", markup=False, highlight=False, soft_wrap=True)
 
 
 class _Display:
-    """A bar with the time left, above a line of text."""
+    """A bar with the time left, above some text; it appears when there is something to show, and leaves nothing behind."""
 
-    def __init__(self, console: Console, words: str) -> None:
-        self.bar = Progress(TextColumn(words), BarColumn(), TimeRemainingColumn(), TextColumn("left"), console=console)
-        self.row: TaskID = self.bar.add_task("", total=1)
-        self.live = Live(Group(self.bar, ""), console=console, transient=True, refresh_per_second=8)
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), TextColumn("left"))
+        self.bar = Progress(*columns, console=console)
+        self.row = self.bar.add_task("")
+        self.live = Live(console=console, transient=True, refresh_per_second=8)
 
-    def show(self, done: int, total: int, text: str) -> None:
-        self.bar.update(self.row, completed=done, total=total)
+    def show(self, words: str, done: int, total: int, text: str) -> None:
+        self.bar.update(self.row, description=words, completed=done, total=total)
         self.live.update(Group(self.bar, Text(text)))
+        self.live.start()

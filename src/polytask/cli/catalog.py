@@ -59,7 +59,7 @@ def summaries(family: str) -> dict[str, str]:
         >>> summaries("tasks")["ordinal"]
         'One of several classes in an order.'
     """
-    folder = Path(__file__).parent / family
+    folder = Path(__file__).parents[1] / family
     own = [module.name for module in pkgutil.iter_modules([str(folder)]) if module.name[0] != "_"]
     found = {kind: _first_line(folder / f"{kind}.py") for kind in own}
     for entry in entry_points(group=f"polytask.{family}"):

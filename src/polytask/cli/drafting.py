@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 
 import pyarrow as pa
 
-from polytask.catalog import WIDTH, meanings, summaries, yaml_text
+from polytask.cli.catalog import WIDTH, meanings, summaries, yaml_text
+from polytask.cli.starting import Start
 from polytask.columns import describe_column
 from polytask.component import Component, Settings
 from polytask.errors import PolytaskError
+from polytask.guessing import guess_task
 from polytask.source import Source
-from polytask.starting import Start, guess_task
 
 COMMENT_COLUMN = 32
 MAX_NAME = 30
@@ -31,7 +32,8 @@ ADVICE = {
     "balancer": "Equal weights are hard to beat. Where a task stays behind try uncertainty, dwa or fixed weights of your own.",
     "trainer": "Early stopping ends the training before its last epoch. If a loss jumps, lower optimizer.lr.",
     "split": "Rows of one person or one house belong together: set group. To predict the future set time.",
-    "columns": "The kinds of input columns: number, category, boolean or date. Name one where its guess is wrong.",
+    "columns": "The kinds of input columns: number, category, boolean or date. Where a guess is wrong, change it and take away "
+    "the '# ' before it and before columns:.",
     "drop": "Columns that are no inputs: those that name the rows, and those that would give a label away.",
     "primary": "The tasks whose validation loss chooses the epoch; [] for all.",
     "unlabeled": "Where a task has no label in the training rows: stop with an error, or keep its untrained head.",

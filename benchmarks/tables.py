@@ -1,0 +1,345 @@
+"""Losses on real tables: a constant, a linear model, boosted trees, polytask alone per task and polytask for all tasks at once.
+
+Run: python benchmarks/tables.py [--sets kc_house,student] [--seeds 3] [--quick] [--validation-only] [--set encoder=tabm]
+
+The data are found through POLYTASK_DATA, else in ../shared/data. Every method sees the same rows and the same encoded inputs
+and stops early on the same validation rows. A loss is a task's own (squared error, log loss, Poisson deviance) in units of the
+best constant's on the training rows: 1 knows nothing, and ratios compare methods. To choose settings use --validation-only and
+--set; the test rows are for the settings that were chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, PoissonRegressor, RidgeCV
+from torch import Tensor
+from torch.nn import functional
+
+from polytask.batch import Dataset
+from polytask.evaluation.verdict import TaskComparison, compare_losses
+from polytask.fitting import row_losses, train_bundle
+from polytask.preparation import Prepared, prepare
+from polytask.recipe import Recipe, changed
+from polytask.sources import ARFF, CSV, Frame
+from polytask.task import FittedTask
+from polytask.tasks import Binary, Count, Multiclass, Regression
+
+ROOT = Path(os.environ.get("POLYTASK_DATA") or Path(__file__).parents[1].parent / "shared" / "data")
+METHODS = ("constant", "linear", "boosting", "alone", "together")
+LINEAR, BOOSTING, ALONE, TOGETHER = METHODS[1:]
+PARTS = ("validation", "test")
+SMALLEST = 1e-7  # a class that a model has not met gets this probability
+MOST_CATEGORIES = 255  # that boosted trees take as such
+N_RESAMPLES = 1000
+TELLING = 0.05  # a part on which the constant loses less than this share of its training loss has next to nothing to predict
+QUICK_SETS, QUICK_EPOCHS = ("student", "mulan_mtr"), 10
+
+Losses = NDArray[np.float64]  # [seeds, rows], nan where a row has no label
+Predictor = Callable[[Dataset], Tensor]  # the outputs of a task for every row
+
+
+def kc_house() -> Recipe:
+    """House sales. Living area is the sum of two columns; a house may be sold twice."""
+    table = CSV(ROOT / "kc_house" / "kc_house_data.csv").read()
+    table = table.append_column("log_price", pc.ln(table["price"]))
+    return Recipe(
+        sources=[Frame(table, name="kc_house")],
+        tasks=[
+            Regression("log_price"),
+            Regression("sqft_living"),
+            Multiclass("condition"),
+            Multiclass("grade"),
+            Binary("waterfront"),
+        ],
+        drop=["price", "sqft_above", "sqft_basement"],
+        split={"group": "id"},
+    )
+
+
+def bike_sharing() -> Recipe:
+    """Bicycles hired in an hour; the latest hours judge."""
+    path = ROOT / "bike_sharing" / "hour.csv"
+    tasks = [Count("casual"), Count("registered")]
+    return Recipe(sources=[CSV(path)], tasks=tasks, drop=["cnt", "dteday", "instant"], split={"time": "instant"})
+
+
+def adult() -> Recipe:
+    """A census, with its own test file."""
+    names = (
+        "age workclass fnlwgt education education_num marital occupation relationship race sex gain loss hours country income"
+    )
+    folder, options = ROOT / "adult", {"header": False, "missing": ("?",), "strip": ".", "comment": "|"}
+    source = CSV(folder / "adult.data", test=folder / "adult.test", names=tuple(names.split()), **options)
+    return Recipe(sources=[source], tasks=[Binary("income"), Multiclass("marital"), Regression("hours")])
+
+
+def student() -> Recipe:
+    """Final grades in two schools' files, without the grades before them."""
+    folder = ROOT / "student"
+    sources = [CSV(folder / "student-mat.csv", name="mat"), CSV(folder / "student-por.csv", name="por")]
+    tasks = [Regression("maths", column="G3", source="mat"), Regression("portuguese", column="G3", source="por")]
+    return Recipe(sources=sources, tasks=tasks, drop=["G1", "G2"])
+
+
+def mulan(name: str, n_targets: int) -> Callable[[], Recipe]:
+    """A set of mulan_mtr; the targets are its last columns."""
+
+    def recipe() -> Recipe:
+        source = ARFF(ROOT / "mulan_mtr" / f"{name}.arff")
+        return Recipe(sources=[source], tasks=[Regression(target) for target in source.read().column_names[-n_targets:]])
+
+    return recipe
+
+
+SETS: dict[str, dict[str, Callable[[], Recipe]]] = {
+    "kc_house": {"kc_house": kc_house},
+    "bike_sharing": {"bike_sharing": bike_sharing},
+    "adult": {"adult": adult},
+    "student": {"student": student},
+    "mulan_mtr": {name: mulan(name, n) for name, n in (("enb", 2), ("slump", 3), ("sf1", 3), ("sf2", 3))},
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What every method lost on a data set.
+
+    Attributes:
+        losses: By part, task and method.
+        seconds: CPU time by method, per seed.
+    """
+
+    losses: Mapping[str, Mapping[str, Mapping[str, Losses]]]
+    seconds: Mapping[str, float]
+
+
+def measure(recipe: Recipe, prepared: Prepared, seeds: int) -> Results:
+    """Fit every method; those that draw nothing are fitted once."""
+    names = [fitted.task.name for fitted in prepared.tasks]
+    losses: dict[str, dict[str, dict[str, Losses]]] = {part: {name: {} for name in names} for part in PARTS}
+    seconds = dict.fromkeys(METHODS, 0.0)
+
+    def keep(method: str, task: str, runs: Sequence[Mapping[str, Losses]]) -> None:
+        for part in PARTS:
+            losses[part][task][method] = np.stack([run[part] for run in runs])
+
+    for fitted in prepared.tasks:
+        for method, fit in (("constant", constant), (LINEAR, linear), (BOOSTING, boosting)):
+            began = time.process_time()
+            predict = fit(fitted, prepared)
+            seconds[method] += time.process_time() - began
+            run = {
+                part: _scattered(_losses(predict, fitted, getattr(prepared, part)), fitted, prepared, part) for part in PARTS
+            }
+            keep(method, fitted.task.name, [run] * seeds)
+    for method, groups in ((ALONE, [[name] for name in names]), (TOGETHER, [names])):
+        for group in groups:
+            began = time.process_time()
+            bundles = [train_bundle(recipe, prepared, tasks=group, seed=seed)[0] for seed in range(seeds)]
+            seconds[method] += (time.process_time() - began) / seeds
+            runs = [{part: row_losses(bundle, getattr(prepared, part).select(group)) for part in PARTS} for bundle in bundles]
+            for fitted in (f for f in prepared.tasks if f.task.name in group):
+                task = fitted.task.name
+                keep(method, task, [{p: _scattered(run[p][task], fitted, prepared, p) for p in PARTS} for run in runs])
+    return Results(losses, seconds)
+
+
+def constant(fitted: FittedTask, data: Prepared) -> Predictor:
+    """The best constant output."""
+    return lambda part: torch.tensor(fitted.codec.start).expand(part.n_rows, -1)
+
+
+def linear(fitted: FittedTask, data: Prepared) -> Predictor:
+    """Ridge (its penalty by leave-one-out), logistic or Poisson regression on numbers and one-hot categories."""
+    sizes = data.inputs[0].codec.cardinalities
+
+    def columns(part: Dataset) -> NDArray[np.float64]:
+        codes = part.inputs[0]["categories"]
+        flags = [functional.one_hot(codes[:, i], size) for i, size in enumerate(sizes)]
+        return torch.cat([part.inputs[0]["numbers"], *flags], 1).double().numpy()
+
+    model = RidgeCV(np.logspace(-2, 4, 13))
+    if fitted.codec.classes:
+        model = LogisticRegression(max_iter=300)
+    elif fitted.task.kind == "count":
+        model = PoissonRegressor(alpha=1e-3, max_iter=300)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(*_labeled(columns, data.training, fitted))
+    return lambda part: _outputs(model, columns(part), fitted)
+
+
+def boosting(fitted: FittedTask, data: Prepared) -> Predictor:
+    """scikit-learn's boosted trees, which stop when the validation loss has not improved for 20 rounds."""
+    n_numbers, sizes = len(data.inputs[0].codec.numbers), data.inputs[0].codec.cardinalities
+
+    def columns(part: Dataset) -> NDArray[np.float64]:
+        return torch.cat([part.inputs[0]["numbers"], part.inputs[0]["categories"]], 1).double().numpy()
+
+    options = {"max_iter": 1000, "n_iter_no_change": 20, "early_stopping": True, "random_state": 0}
+    options["categorical_features"] = [n_numbers + i for i, size in enumerate(sizes) if size <= MOST_CATEGORIES]
+    if fitted.codec.classes:
+        model = HistGradientBoostingClassifier(**options)
+    else:
+        loss = "poisson" if fitted.task.kind == "count" else "squared_error"
+        model = HistGradientBoostingRegressor(loss=loss, **options)
+    x, y = _labeled(columns, data.training, fitted)
+    x_validation, y_validation = _labeled(columns, data.validation, fitted)
+    known = np.isin(y_validation, y) | (not fitted.codec.classes)
+    model.fit(x, y, X_val=x_validation[known], y_val=y_validation[known])
+    return lambda part: _outputs(model, columns(part), fitted)
+
+
+def _labeled(
+    columns: Callable[[Dataset], NDArray[np.float64]], part: Dataset, fitted: FittedTask
+) -> tuple[NDArray[np.float64], NDArray[np.generic]]:
+    rows = part.present[fitted.task.name].numpy()
+    return columns(part)[rows], part.targets[fitted.task.name].numpy()[rows]
+
+
+def _outputs(model: Any, x: NDArray[np.float64], fitted: FittedTask) -> Tensor:
+    """A fitted scikit-learn model's predictions as outputs of the task: values, logits or log rates."""
+    if not fitted.codec.classes:
+        values = torch.from_numpy(model.predict(x)).reshape(-1, 1)
+        return values.clamp(min=SMALLEST).log() if fitted.task.kind == "count" else values
+    shares = torch.full((len(x), len(fitted.codec.classes)), SMALLEST, dtype=torch.float64)
+    shares[:, torch.as_tensor(model.classes_).long()] = torch.from_numpy(model.predict_proba(x)).double().clamp(min=SMALLEST)
+    logs = shares.log()
+    return logs[:, 1:] - logs[:, :1] if fitted.task.kind == "binary" else logs
+
+
+def _losses(predict: Predictor, fitted: FittedTask, part: Dataset) -> Losses:
+    """The normalized loss of each labeled row."""
+    rows, name = part.present[fitted.task.name], fitted.task.name
+    losses: Losses = fitted.losses(predict(part)[rows], part.targets[name][rows]).double().numpy()
+    return losses / (fitted.codec.null_loss or 1.0)
+
+
+def _scattered(values: Losses, fitted: FittedTask, data: Prepared, part: str) -> Losses:
+    """One loss per row, nan where a row has no label of the task."""
+    present = getattr(data, part).present[fitted.task.name].numpy()
+    losses = np.full(len(present), np.nan)
+    losses[present] = values
+    return losses
+
+
+def telling(results: Sequence[Results], part: str) -> list[list[Mapping[str, Losses]]]:
+    """The losses by method of the tasks with something to predict in a part, by data set: other ratios mean little."""
+    return [[m for m in result.losses[part].values() if np.nanmean(m["constant"]) >= TELLING] for result in results]
+
+
+def ratio_interval(sets: Sequence[Sequence[Mapping[str, Losses]]], reference: str, seed: int = 0) -> tuple[float, float, float]:
+    """The geometric mean over all tasks of loss(together) / loss(reference), with its 95 % bootstrap interval.
+
+    Rows and seeds of every set are drawn with replacement, the same for all its tasks and for both methods.
+    """
+    draw = np.random.default_rng(seed)
+
+    def mean_log(resample: bool) -> float:
+        logs: list[float] = []
+        for tasks in sets:
+            n_seeds, n_rows = tasks[0][TOGETHER].shape if tasks else (1, 1)
+            runs, rows = np.arange(n_seeds), np.arange(n_rows)
+            if resample:
+                runs, rows = draw.integers(n_seeds, size=n_seeds), draw.integers(n_rows, size=n_rows)
+            for methods in tasks:
+                ours, theirs = (float(np.nanmean(methods[m][np.ix_(runs, rows)])) for m in (TOGETHER, reference))
+                logs.append(float(np.log(max(ours, SMALLEST) / max(theirs, SMALLEST))))
+        return float(np.mean(logs))
+
+    drawn = [mean_log(resample=True) for _ in range(N_RESAMPLES)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(np.exp(mean_log(resample=False))), float(np.exp(low)), float(np.exp(high))
+
+
+def show(name: str, prepared: Prepared, result: Results, parts: Sequence[str]) -> None:
+    """Print the losses of a data set."""
+    sizes = ", ".join(f"{getattr(prepared, part).n_rows:,} {part}" for part in ("training", *parts))
+    print(f"\n{name}: {sizes} rows")
+    print(f"{'task':<26} {'part':<10} " + " ".join(f"{m:>9}" for m in METHODS) + f"   {'to boosting, %':<24} {'to alone, %'}")
+    for task in result.losses[parts[0]]:
+        for part in parts:
+            found = result.losses[part][task]
+            cells = " ".join(f"{np.nanmean(found[m]):9.4f}" for m in METHODS)
+            changes = [_change(compared(found, reference, task)) for reference in (BOOSTING, ALONE)]
+            print(f"{task:<26} {part:<10} {cells}   {changes[0]:<24} {changes[1]}")
+    print(f"{'CPU seconds per seed':<37} " + " ".join(f"{result.seconds[m]:9.1f}" for m in METHODS), flush=True)
+
+
+def compared(found: Mapping[str, Losses], reference: str, task: str = "") -> TaskComparison:
+    """Training together against another method, on the rows that have a label."""
+    labeled = ~np.isnan(found[TOGETHER][0])
+    return compare_losses(task, found[reference][:, labeled], found[TOGETHER][:, labeled])
+
+
+def _change(change: TaskComparison) -> str:
+    return f"{change.change:+.1f} [{change.change_low:+.1f}, {change.change_high:+.1f}]"
+
+
+def summarize(results: Sequence[Results], parts: Sequence[str]) -> None:
+    """Print the geometric means and on how many tasks training together is no worse."""
+    print("\nLoss ratio of together, geometric mean over all tasks; bootstrap 95 % interval over rows and seeds")
+    for part in parts:
+        sets = telling(results, part)
+        pairs = [methods for tasks in sets for methods in tasks]
+        for reference in METHODS[1:-1]:
+            ratio, low, high = ratio_interval(sets, reference)
+            changes = [compared(methods, reference) for methods in pairs]
+            lower, worse = sum(c.change < 0 for c in changes), sum(c.verdict == "hurt" for c in changes)
+            counts = f"lower on {lower} of {len(pairs)} tasks, above the paired 95 % interval on {worse}"
+            print(f"{part:<10} to {reference:<9} {ratio:.3f} [{low:.3f}, {high:.3f}]   {counts}")
+        n_tasks = sum(len(result.losses[part]) for result in results)
+        if n_tasks > len(pairs):
+            print(
+                f"{part:<10} {n_tasks - len(pairs)} tasks left out: the constant loses under {TELLING:.0%} of its training loss"
+            )
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", default=None, help=f"of {','.join(SETS)}")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help=f"one seed, {QUICK_EPOCHS} epochs, the small sets")
+    parser.add_argument("--validation-only", action="store_true", help="do not look at the test rows")
+    parser.add_argument("--set", action="append", default=[], dest="changes", metavar="FIELD=VALUE", help="change the recipes")
+    given = parser.parse_args()
+    chosen = given.sets.split(",") if given.sets else QUICK_SETS if given.quick else tuple(SETS)
+    if strangers := [name for name in chosen if name not in SETS]:
+        parser.error(f"no set {strangers[0]!r}: give some of {', '.join(SETS)}")
+    changes = [*([f"trainer.epochs={QUICK_EPOCHS}"] if given.quick else []), *given.changes]
+    parts = PARTS[:1] if given.validation_only else PARTS
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; changes: {', '.join(changes) or 'none'}")
+    results = []
+    for name in chosen:
+        if not (ROOT / name).is_dir():
+            print(f"\n{name}: not in {ROOT}; POLYTASK_DATA names the folder that holds it")
+            continue
+        for title, make in SETS[name].items():
+            recipe = make()
+            settings = {key: recipe.to_dict()[key] for key in ("encoder", "sharing", "head", "balancer", "trainer")}
+            settings = changed(settings, changes)
+            recipe = Recipe(**{**{key: getattr(recipe, key) for key in type(recipe).model_fields}, **settings})
+            prepared = prepare(recipe)
+            results.append(measure(recipe, prepared, 1 if given.quick else given.seeds))
+            show(title, prepared, results[-1], parts)
+    if results:
+        summarize(results, parts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""Several labels at once, each there or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional
+
+from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.scorer import Scorer
+from polytask.task import Codec, Task, numbers
+from polytask.tasks._metrics import multilabel_scorers
+
+MAX_LABELS = 10_000
+UNKNOWN = -1
+
+
+class Multilabel(Task):
+    """Each of L labels is there or not; the mean binary cross-entropy of the labels that a row tells.
+
+    The labels are either columns of 0 and 1, of which a row may leave some empty, or words in one column of text, such as
+    ``red, round``. There a cell that the source takes for missing is a row without an answer, and an empty text has no label.
+
+    Args:
+        columns: Columns of 0 and 1, one per label; None for one column of text.
+        separator: Between the labels of a text, and of answers.
+        labels: All labels of a text, in order; None for those found in the training rows, sorted.
+
+    Example:
+        >>> task = Multilabel("tags")
+        >>> codec = task.fit_target(pa.array(["red, round", "", "round"]))
+        >>> codec.labels, task.encode(pa.array(["round", None]), codec)[0].tolist()
+        (('red', 'round'), [[0, 1], [-1, -1]])
+    """
+
+    default_metrics: ClassVar[tuple[str, ...]] = ("f1", "roc_auc", "average_precision", "log_loss")
+
+    columns: tuple[str, ...] | None = Field(default=None, min_length=1)
+    separator: str = Field(default=",", min_length=1)
+    labels: tuple[str, ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        if self.columns is not None and (self.column is not None or self.labels is not None):
+            mend = "Leave out column and labels, or columns."
+            raise PolytaskError("columns are the labels already", where=f"task {self.name!r}", mend=mend)
+        names = self.columns or self.labels or ()
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise PolytaskError(f"the labels name {listed(map(repr, twice))} twice", where=f"task {self.name!r}")
+        return self
+
+    @property
+    def label_columns(self) -> tuple[str, ...]:
+        return self.columns or (self.label_column,)
+
+    def labels_of(self, table: pa.Table) -> pa.Array:
+        """The column of text, or the cells of all columns as a text such as "1,0,", which is null where all are empty."""
+        if self.columns is None:
+            return super().labels_of(table)
+        marks = [self._marks(table.column(name), name) for name in self.columns]
+        known = np.any([mark.is_valid().to_numpy(zero_copy_only=False) for mark in marks], 0)
+        joined = pc.binary_join_element_wise(*(mark.fill_null("") for mark in marks), ",") if len(marks) > 1 else marks[0]
+        return pc.if_else(pa.array(known), joined, None)
+
+    def fit_target(self, column: pa.Array) -> Codec:
+        where = f"task {self.name!r}, column {listed(self.label_columns)!r}"
+        names = self.columns or self.labels or tuple(sorted(set(self._words(column)[0].to_pylist())))
+        if not names or len(names) > MAX_LABELS:
+            mend = f"Give from 1 to {MAX_LABELS:,}; the separator is {self.separator!r}."
+            raise PolytaskError("no label in the training rows" if not names else "too many labels", where=where, mend=mend)
+        codec = Codec(width=len(names), labels=names, start=(0.0,) * len(names))
+        target, present = self.encode(column, codec)
+        rows = target[present]
+        if len(rows) and all(len(told.unique()) < 2 for told in (row[row >= 0] for row in rows.T)):
+            mend = "A constant needs no network: leave this task out."
+            raise PolytaskError("every label is the same in all training rows", where=where, mend=mend)
+        return codec
+
+    def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
+        present = torch.from_numpy(column.is_valid().to_numpy(zero_copy_only=False).copy())
+        if self.columns is not None:
+            return self._encoded_marks(column, len(codec.labels)), present
+        words, rows = self._words(column)
+        codes = pc.index_in(words, value_set=pa.array(codec.labels, pa.string()))
+        if codes.null_count:
+            unseen = words.filter(codes.is_null()).unique().to_pylist()
+            raise PolytaskError(
+                f"{codes.null_count} labels are not among those of the training rows",
+                where=f"task {self.name!r}, column {self.label_column!r}",
+                found=listed(map(repr, unseen)),
+                mend=f"{did_you_mean(unseen[0], codec.labels)} Mend these rows, or give the task all its labels.",
+            )
+        target = torch.zeros(len(column), len(codec.labels), dtype=torch.long)
+        target[~present] = UNKNOWN
+        target[torch.from_numpy(rows), torch.from_numpy(codes.to_numpy(zero_copy_only=False).astype(np.int64))] = 1
+        return target, present
+
+    def best_constant(self, target: Tensor, codec: Codec, weights: Float[Tensor, " N"]) -> Float[Tensor, " width"]:
+        # A row's weight is spread over the labels it tells, as the loss is.
+        told = (target != UNKNOWN) * weights.unsqueeze(1)
+        told = told / (target != UNKNOWN).sum(1, keepdim=True).clamp(min=1)
+        total = told.sum(0).clamp(min=torch.finfo(torch.float64).tiny)
+        floor = 0.5 / max(1, len(target))
+        return torch.logit((told * (target == 1)).sum(0) / total, eps=floor)
+
+    def row_losses(self, output: Float[Tensor, "B width"], target: Tensor) -> Float[Tensor, " B"]:
+        told = target != UNKNOWN
+        truth = target.clamp(min=0).to(output.dtype)
+        losses = functional.binary_cross_entropy_with_logits(output, truth, reduction="none")
+        return (losses * told).sum(1) / told.sum(1).clamp(min=1)
+
+    def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
+        return torch.sigmoid(output)
+
+    def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
+        return {"probability": estimate.double(), "label": (estimate > 0.5).long()}
+
+    def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
+        label = views["label"].bool()
+        texts = [self.separator.join(name for name, on in zip(codec.labels, row, strict=True) if on) for row in label.tolist()]
+        columns = {self.name: pa.array(texts, pa.string())}
+        if probabilities:
+            columns |= {
+                f"{self.name}:{name}": pa.array(views["probability"][:, i].numpy()) for i, name in enumerate(codec.labels)
+            }
+        return columns
+
+    def scorers(self, codec: Codec) -> dict[str, Scorer]:
+        return multilabel_scorers(codec.labels)
+
+    def _words(self, column: pa.Array) -> tuple[pa.Array, np.ndarray[tuple[int], np.dtype[np.int64]]]:
+        """All labels of all texts one after the other, and the row of each."""
+        plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+        lists = pc.split_pattern(plain.cast(pa.string()).fill_null(""), self.separator)
+        words = pc.utf8_trim_whitespace(lists.flatten())
+        rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
+        some = pc.not_equal(words, "")
+        return words.filter(some), rows[some.to_numpy(zero_copy_only=False)].astype(np.int64)
+
+    def _marks(self, column: pa.ChunkedArray, name: str) -> pa.Array:
+        """A column of 0 and 1 as text."""
+        where = f"task {self.name!r}, column {name!r}"
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        values = numbers(array, where)
+        wrong = np.flatnonzero(~np.isnan(values) & (values != 0) & (values != 1))
+        if len(wrong):
+            found = f"{values[wrong[0]]:g} in row {wrong[0] + 1}"
+            raise PolytaskError("a label of several is 0 or 1", where=where, found=found, mend="Mend it, or use another task.")
+        return pa.array(np.where(values == 1, "1", "0"), mask=np.isnan(values))
+
+    def _encoded_marks(self, column: pa.Array, n_labels: int) -> Tensor:
+        cells = pc.split_pattern(column.cast(pa.string()).fill_null("," * (n_labels - 1)), ",").flatten()
+        codes = pc.index_in(cells, value_set=pa.array(["0", "1"])).fill_null(UNKNOWN)
+        return torch.from_numpy(codes.to_numpy(zero_copy_only=False).astype(np.int64)).view(-1, n_labels)

@@ -1,0 +1,204 @@
+"""Every command does what it says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from polytask import Recipe, __version__, load
+from polytask.cli.catalog import FAMILIES, summaries
+from tests.cli.command import LABELS, TASKS, done, fit_houses, polytask
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with houses.csv, new.csv and a run."""
+    place = tmp_path_factory.mktemp("houses")
+    (place / "said.txt").write_text(fit_houses(place), encoding="utf-8")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+def test_fit_says_what_it_guessed_how_it_went_and_what_comes_next() -> None:
+    said = Path("said.txt").read_text(encoding="utf-8")
+    for part in (
+        "task 'price' is taken for regression: 160 different numbers from ",
+        "Losses on the validation rows, divided by that of the best constant (1 knows nothing)\nepoch   1  mean ",
+        "\nepoch   2  mean ",
+        " of 2, ",
+        "\nrows: 112 training, 24 validation, 24 test; ",
+        "\nScores on the test rows\ntask        metric ",
+        "\nsaved in run\nnext: polytask compare run\n      polytask predict run NEW.csv --out answers.csv\n",
+    ):
+        assert part in said, part
+    assert "condition' is taken" not in said
+    assert max(map(len, said.splitlines())) <= 100
+
+
+def test_fit_saves_a_run_that_loads() -> None:
+    run = load("run")
+    assert [(task.name, task.kind) for task in run.recipe.tasks] == [
+        ("price", "regression"),
+        ("condition", "ordinal"),
+        ("waterfront", "binary"),
+    ]
+    assert (run.recipe.drop, run.recipe.trainer.epochs, run.recipe.encoder.to_dict()["width"]) == (("id",), 2, 16)
+
+
+def test_evaluate_prints_the_scores() -> None:
+    said = done("evaluate", "run", "houses.csv")
+    assert said.startswith("task        metric ")
+    assert said.count("   160\n") == len(LABELS)
+
+
+def test_predict_prints_csv_in_the_order_of_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = done("predict", "run", "new.csv").splitlines() or capsys.readouterr().out.splitlines()
+    assert lines[0] == "price,condition,waterfront"
+    assert len(lines) == 21
+    pd.read_csv("new.csv").iloc[::-1].to_csv("reversed.csv", index=False)
+    backwards = done("predict", "run", "reversed.csv").splitlines()
+    assert [line.split(",")[1:] for line in backwards[:0:-1]] == [line.split(",")[1:] for line in lines[1:]]
+
+
+@pytest.mark.parametrize(("name", "read"), [("answers.csv", pd.read_csv), ("answers.parquet", pd.read_parquet)])
+def test_predict_writes_a_file(name: str, read: Callable[[str], pd.DataFrame]) -> None:
+    said = done("predict", "run", "new.csv", "--out", name)
+    assert said == f"20 rows written to {name}: price, condition, waterfront\n"
+    answers = read(name)
+    pd.testing.assert_frame_equal(answers, load("run").predict(pd.read_csv("new.csv")), check_exact=False)
+    Path(name).write_text("old", encoding="utf-8")
+    done("predict", "run", "new.csv", "--out", name, "--overwrite", "--tasks", "condition", "--probabilities")
+    columns = list(read(name).columns)
+    assert columns[0] == "condition"
+    assert all(column.startswith("condition:") for column in columns[1:])
+    assert not list(Path().glob(".*.tmp"))
+
+
+def test_compare_prints_and_saves_the_verdicts() -> None:
+    said = done("compare", "run", "--seeds", "1")
+    assert "training 1 of 4: all together\ntraining 2 of 4: price\n" in said
+    assert said.endswith("\nsaved in run/compare.json\n")
+    saved = json.loads(Path("run/compare.json").read_text(encoding="utf-8"))
+    assert [task["task"] for task in saved["tasks"]] == LABELS
+    for task in saved["tasks"]:
+        assert task["verdict"] in said
+
+
+def test_init_without_tasks_lists_the_columns() -> None:
+    answer = polytask("init", "houses.csv")
+    lines = answer.out.splitlines()
+    assert lines[0] == "houses: 160 rows, 10 columns"
+    kinds = {words[0]: words[1:3] for words in (line.split() for line in lines[2:]) if len(words) > 3}
+    assert kinds["suburb"] == ["category", "multiclass"]
+    assert kinds["sold"] == ["date", "-"]
+    assert kinds["price"] == ["number", "regression"]
+    assert kinds["waterfront"] == ["number", "binary"]
+    assert answer.err.startswith("Choose what to predict: --task COLUMN")
+    assert max(map(len, lines)) <= 100
+
+
+def test_init_writes_a_recipe_that_fit_takes() -> None:
+    answer = polytask("init", "houses.csv", *TASKS, "--epochs", "1")
+    assert answer.err.startswith("task 'price' is taken for regression: ")
+    assert "# guessed: 160 different numbers" in answer.out
+    assert "# One of several classes in an order." in answer.out
+    Path("recipe.yaml").write_text(answer.out, encoding="utf-8")
+    done("fit", "recipe.yaml", "--set", "encoder.width=8", "--balancer", "dwa", "--seed", "5", "--out", "from-recipe")
+    fitted = load("from-recipe").recipe.to_dict()
+    asked = Recipe.from_yaml("recipe.yaml", ["encoder.width=8", "balancer=dwa", "seed=5"]).to_dict()
+    assert {**fitted, "sources": None} == {**asked, "sources": None}
+
+
+def test_fit_without_out_says_that_nothing_is_kept() -> None:
+    said = done("fit", "houses.csv", "--task", "price:regression", "--epochs", "1", "--set", "encoder.width=8")
+    assert said.startswith("note: the run will not be saved; --out FOLDER keeps it\n")
+    assert "saved in" not in said
+
+
+def test_overwrite_replaces_a_run() -> None:
+    words = ["fit", "houses.csv", "--task", "price", "--epochs", "1", "--set", "encoder.width=8", "--out", "twice"]
+    done(*words)
+    done(*words, "--seed", "9", "--overwrite")
+    assert load("twice").recipe.seed == 9
+
+
+def test_a_data_set_per_task() -> None:
+    frame = pd.read_csv("houses.csv")
+    frame.drop(columns="condition").to_csv("prices.csv", index=False)
+    frame.drop(columns="price").to_csv("conditions.csv", index=False)
+    tasks = ["--task", "cost=prices.csv:price:regression", "--task", "shape=conditions.csv:condition"]
+    said = done("fit", *tasks, "--epochs", "1", "--set", "encoder.width=8", "--out", "two")
+    assert "task 'shape' is taken for ordinal" in said
+    assert done("predict", "two", "prices.csv", "--tasks", "cost").startswith("cost\n")
+    assert "shape" in done("evaluate", "two", "houses.csv", "--source", "conditions")
+    assert "shape" not in done("evaluate", "two", "houses.csv", "--source", "prices")
+
+
+def test_a_file_without_a_header() -> None:
+    frame = pd.read_csv("houses.csv")[["age", "suburb", "lot", "price"]]
+    frame.loc[3, "suburb"] = "?"
+    for name in ("main.txt", "held.txt"):
+        frame.to_csv(name, index=False, header=False, sep="|")
+    words = ["main.txt", "--names", "age, suburb,lot,price", "--delimiter", "|", "--missing", "?", "--test", "held.txt"]
+    said = done("fit", *words, "--task", "price", "--epochs", "1", "--set", "encoder.width=8", "--out", "bare")
+    assert "rows: 136 training, 24 validation, 160 test" in said
+    assert done("predict", "bare", "held.txt").count("\n") == 161
+
+
+def test_names_with_colons_and_blanks() -> None:
+    frame = pd.read_csv("houses.csv").rename(columns={"price": "price: total", "condition": "a = b"})
+    frame.to_csv("strange.csv", index=False)
+    words = ["--task", '"price: total":regression', "--task", '"a = b"', "--drop", "waterfront", "--set", "encoder.width=8"]
+    said = done("fit", "strange.csv", *words, "--epochs", "1", "--out", "strange run")
+    assert "next: polytask compare 'strange run'\n" in said
+    assert done("predict", "strange run", "strange.csv", "--tasks", "price: total").startswith("price: total\n")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_list(family: str) -> None:
+    assert summaries(family).keys() <= {line.split()[0] for line in done("list", family).splitlines()}
+    assert done("list", family) in done("list")
+
+
+def test_describe_takes_a_family_in_singular_and_plural() -> None:
+    said = done("describe", "balancer", "uncertainty")
+    assert said == done("describe", "balancers", "uncertainty")
+    assert "weights sum to" in said
+
+
+def test_schema_is_the_recipes() -> None:
+    assert json.loads(done("schema")) == Recipe.json_schema()
+
+
+def test_version() -> None:
+    assert done("--version") == f"polytask {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["fit", "init", "evaluate", "predict", "compare", "list", "describe", "schema", "demo"])
+def test_help_explains_every_option(command: str) -> None:
+    assert f" {command} " in done("--help")
+    said = done(command, "--help")
+    assert f"Usage: polytask {command} " in said.replace("root", "polytask")
+    options = [line for line in said.splitlines() if line.startswith("│ --")]
+    assert all(len(line.strip("│ ").split()) > 2 for line in options)
+
+
+def test_demo_leaves_a_run_and_rows_to_predict() -> None:
+    small = ["--set", "trainer.epochs=1", "--set", "sources.0.rows=200"]
+    said = done("demo", "--out", "demo", *small)
+    for task in ("left", "right", "total", "same"):
+        assert f"\n{task} " in said
+    command = said.splitlines()[-2].removeprefix("next: polytask ").split()
+    assert done(*command).splitlines()[0] == "left,right,total,same"
+    assert not {"left", "right", "total", "same"} & set(pd.read_csv("demo/new.csv").columns)
+    assert yaml.safe_load(Path("demo/recipe.yaml").read_text(encoding="utf-8"))["sources"][0]["kind"] == "two_digits"
+    assert said.splitlines()[-1].split() == ["polytask", "compare", "demo", "--seeds", "1"]
