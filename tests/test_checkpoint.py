@@ -111,6 +111,14 @@ def test_patience_and_the_best_weights_go_on(tmp_path: Path) -> None:
     assert_goes_on(make, tmp_path, 10 * best + 5)
 
 
+def test_a_lowered_rate_goes_on(tmp_path: Path) -> None:
+    settings = {"schedule": "plateau", "patience": 8, "optimizer": {"name": "SGD", "lr": 2.0}, "average": None}
+    asked = recipe(trainer=Trainer(epochs=9, batch_size=14, device="cpu", **settings))
+    rates = [epoch.learning_rate for epoch in trained(asked)[1]]
+    assert rates[6] < 2.0
+    assert_goes_on(lambda: asked, tmp_path, 75)
+
+
 def test_a_training_that_has_ended_is_not_trained_on(tmp_path: Path) -> None:
     asked = recipe()
     first = trained(asked, Checkpoints(tmp_path, None, {}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ from polytask import (
     Trainer,
     fit,
     load,
-    resume,
 )
 from tests.houses import houses
 
@@ -279,16 +279,21 @@ def test_compare_needs_the_data_it_was_trained_on(run: Run, tmp_path: Path) -> N
         loaded.compare(1)
 
 
-def test_a_training_is_not_lost_where_its_run_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def test_a_training_is_not_lost_where_its_place_cannot_be_written(tmp_path: Path) -> None:
+    place = tmp_path / "parent/run"
 
-    recipe = Recipe(sources=[Frame(houses())], tasks=TASKS, **SMALL)
-    with monkeypatch.context() as patched:
-        patched.setattr("polytask.bundle.Bundle.save", full)
-        with pytest.raises(PolytaskError, match="Nothing is lost: make room, and `polytask resume"):
-            fit(recipe, tmp_path / "run")
-    assert len(resume(tmp_path / "run", recipe).predict(houses(5))) == 5
+    def block(_: object) -> None:  # while it trains, the folder it would be saved in becomes a file
+        if place.parent.is_dir():
+            shutil.rmtree(place.parent)
+            place.parent.write_text("", encoding="utf-8")
+
+    with (
+        pytest.warns(UserWarning, match="cannot write the checkpoint"),
+        pytest.raises(PolytaskError, match=r"The run was saved in '(.*)' instead") as caught,
+    ):
+        fit(Recipe(sources=[Frame(houses())], tasks=TASKS, **SMALL), place, on_epoch=block)
+    rescued = Path(str(caught.value).split("saved in '")[1].split("'")[0])
+    assert len(load(rescued).predict(houses(5))) == 5
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

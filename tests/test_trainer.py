@@ -46,6 +46,32 @@ def test_patience_ends_it_early() -> None:
     assert waited == 3 or len(history) == 50
 
 
+def test_a_budget_of_minutes_ends_it_within_an_epoch() -> None:
+    asked = recipe(minutes=1e-9, epochs=9)
+    prepared = prepare(asked)
+    bundle, history = train_bundle(asked, prepared)
+    assert [epoch.best for epoch in history] == [True]
+    assert history[0].validation == pytest.approx(mean_losses(bundle.model, prepared.validation), rel=1e-5)
+    one_step = train_bundle(recipe(epochs=1, batch_size=10**6), prepared)[1][0]
+    whole = train_bundle(recipe(epochs=1), prepared)[1][0]
+    assert set(history[0].training) == set(one_step.training)
+    assert history[0].training != whole.training
+    assert len(train_bundle(recipe(minutes=60, epochs=2), prepared)[1]) == 2
+
+
+def test_a_plateau_lowers_the_rate() -> None:
+    asked = recipe(epochs=40, schedule="plateau", patience=8, average=None, optimizer={"name": "SGD", "lr": 2.0})
+    _, history = train_bundle(asked, prepare(asked))
+    expected, waited, rate = [], 0, 2.0
+    for epoch in history:
+        expected.append(rate)
+        waited = 0 if epoch.best else waited + 1
+        if waited and waited % 2 == 0:
+            rate *= 0.3
+    assert [epoch.learning_rate for epoch in history] == pytest.approx(expected)
+    assert expected[-1] < 2.0
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     asked = recipe()
     prepared = prepare(asked)

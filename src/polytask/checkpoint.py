@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,19 +84,24 @@ class Checkpoints:
         write(self.folder / STATE, {"data": self.data, **state})
         self.written = time.monotonic()
 
-    def visit(self, state: Callable[[], Mapping[str, Any]]) -> None:
-        """Save if it is time to.
+    def visit(self, state: Callable[[], Mapping[str, Any]], *, now: bool = False) -> None:
+        """Save if it is time to, or ``now``. That it cannot be written is a warning: the training may still end well.
 
         Raises:
             Stopped: A signal asked for it; the state is saved.
+            PolytaskError: A signal asked for it, and the state cannot be saved.
         """
         if self.stopping:
             self.save(state())
             name, run = signal.Signals(self.stopping).name, self.folder.parent
             text = f"stopped by {name}; the training is saved: `polytask resume {run}` goes on with it"
             raise Stopped(text, self.stopping)
-        if self.every is not None and time.monotonic() - self.written >= self.every:
-            self.save(state())
+        if now or (self.every is not None and time.monotonic() - self.written >= self.every):
+            try:
+                self.save(state())
+            except PolytaskError as error:
+                self.written = time.monotonic()
+                warnings.warn(str(error), stacklevel=2)
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -6,9 +6,10 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -303,11 +304,7 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
     }
     run = Run(recipe, bundle, scores, [epoch.to_dict() for epoch in history], record, prepared)
     if place is not None:
-        try:
-            run._write(place)
-        except PolytaskError as error:
-            mend = f"Nothing is lost: make room, and `polytask resume {place}` goes on from the end of the training."
-            raise PolytaskError(error.what, where=error.where, mend=mend) from error
+        _write_or_rescue(run, place)
     return run
 
 
@@ -332,9 +329,19 @@ def _saving(recipe: Recipe, folder: Path, data: Mapping[str, str], anew: bool) -
     except PolytaskError:
         if not (folder / STATE).exists():
             shutil.rmtree(folder, ignore_errors=True)
-            if not any(folder.parent.iterdir()):
+            with suppress(OSError):  # it holds something else, and is not ours to remove
                 folder.parent.rmdir()
         raise
+
+
+def _write_or_rescue(run: Run, place: Path) -> None:
+    """Save a run; where that fails, put it elsewhere rather than lose the training, and say so."""
+    try:
+        run._write(place)
+    except PolytaskError as error:
+        rescued = run.save(Path(tempfile.mkdtemp(prefix="polytask-")) / "run")
+        mend = f"The run was saved in {str(rescued)!r} instead: move it where you want it."
+        raise PolytaskError(error.what, where=error.where, found=error.found, mend=mend) from error
 
 
 def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> Run:

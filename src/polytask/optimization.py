@@ -75,13 +75,14 @@ class Optimizer(Settings):
         return names[self.name]
 
 
-Schedule = Literal["constant", "cosine"]
+Schedule = Literal["constant", "cosine", "plateau"]
 
 
 def rate_at(step: int, n_steps: int, schedule: Schedule, warmup: float) -> float:
     """What multiplies the learning rate at ``step`` (from 0) of ``n_steps``.
 
-    A linear warm-up over a share ``warmup`` of all steps, then 1, or half a cosine down to 0.
+    A linear warm-up over a share ``warmup`` of all steps, then 1, or half a cosine down to 0. What a plateau takes off is not a
+    function of the step; the trainer does that.
 
     Example:
         >>> [round(rate_at(s, 10, "cosine", 0.2), 2) for s in (0, 1, 2, 6, 9)]
@@ -90,6 +91,6 @@ def rate_at(step: int, n_steps: int, schedule: Schedule, warmup: float) -> float
     n_warm = warmup * n_steps
     if step < n_warm:
         return min(1.0, (step + 1) / n_warm)
-    if schedule == "constant":
+    if schedule != "cosine":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - n_warm) / max(n_steps - n_warm, 1)))
