@@ -39,10 +39,12 @@ def train_bundle(
         on_epoch: Called after every epoch.
 
     Raises:
-        PolytaskError: A loss is no longer finite, or a part cannot be built.
+        PolytaskError: A loss is no longer finite, a part cannot be built, or a task has no row to be tuned on.
     """
     chosen = [fitted for fitted in prepared.tasks if tasks is None or fitted.task.name in tasks]
     names = [fitted.task.name for fitted in chosen]
+    for fitted in chosen:
+        _held_out(fitted.task, prepared)  # said before training
     seed = recipe.seed if seed is None else seed
     manifest = Manifest(
         polytask=polytask.__version__,
@@ -69,14 +71,27 @@ def train_bundle(
 
 
 def _tune(bundle: Bundle, prepared: Prepared) -> None:
-    """Let the tasks learn what they learn after training, on the validation rows, or the training rows where there are none."""
+    """Let the tasks learn what they learn from a trained network's answers."""
     for name, fitted in bundle.tasks.items():
-        held_out = prepared.validation
-        data = held_out if held_out.n_rows and bool(held_out.present[name].any()) else prepared.training
+        data = _held_out(fitted.task, prepared)
         rows = data.present[name]
-        if type(fitted.task).tune is not Task.tune and bool(rows.any()):
+        if fitted.task.tunes and bool(rows.any()):
             output = outputs_on(bundle.model, data, [name])[name]
             bundle.tasks[name] = fitted.tuned(output[rows], data.targets[name][rows])
+
+
+def _held_out(task: Task, prepared: Prepared) -> Dataset:
+    """The validation rows; for a task that may take them, the training rows where none of those has its label.
+
+    Raises:
+        PolytaskError: There are none, and the task may not take training rows.
+    """
+    if prepared.validation.n_rows and bool(prepared.validation.present[task.name].any()):
+        return prepared.validation
+    if task.tunes and not task.tunes_on_training and bool(prepared.training.present[task.name].any()):
+        mend = "Give the split a share for validation, or leave out the task's calibration and tuned threshold."
+        raise PolytaskError("no validation row has a label to tune on", where=f"task {task.name!r}", mend=mend)
+    return prepared.training
 
 
 def score(bundle: Bundle, data: Dataset, seed: int = 0) -> Scores:

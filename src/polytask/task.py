@@ -36,7 +36,9 @@ class Codec(Settings):
         center: Subtracted from a transformed label.
         scale: Divides a transformed label.
         residuals: What is added to a prediction on the scale of the loss before it is transformed back; the mean is taken.
-        mean: The mean training label, where it is the best constant in the column's units but not on the scale of the loss.
+        mean: The mean training label, where the mean on the scale of the loss is that of something else.
+        threshold: The probability above which the second of two classes is answered.
+        temperature: What divides the logarithms of probabilities before they are normalized again; 1 leaves them.
         class_weights: What the loss of a row of each class is multiplied by; empty where all count alike.
         start: The output that predicts the best constant, ``width`` numbers.
         null_loss: The loss of that constant on the training labels; None where the task has no such thing.
@@ -53,6 +55,8 @@ class Codec(Settings):
     scale: float = 1.0
     residuals: tuple[float, ...] = ()
     mean: float | None = None
+    threshold: float = 0.5
+    temperature: float = 1.0
     class_weights: tuple[float, ...] = ()
     start: tuple[float, ...] = (0.0,)
     null_loss: float | None = None
@@ -84,6 +88,7 @@ class Task(Component, family="tasks"):
     losses: ClassVar[tuple[str, ...]] = ()
     couples_rows: ClassVar[bool] = False
     has_constant: ClassVar[bool] = True
+    tunes_on_training: ClassVar[bool] = False
 
     name: str = Field(min_length=1)
     column: str | None = None
@@ -190,6 +195,11 @@ class Task(Component, family="tasks"):
     def constant_views(self, codec: Codec, n_rows: int) -> dict[str, Tensor]:
         """What the best constant prediction says of ``n_rows`` rows."""
         return self.views(self.estimate(torch.tensor(codec.start).expand(n_rows, -1)), codec)
+
+    @property
+    def tunes(self) -> bool:
+        """Whether ``tune`` learns something."""
+        return False
 
     def tune(self, estimate: Tensor, target: Tensor, codec: Codec) -> Codec:
         """What is learned after training from estimates ``[n, ...]`` of labeled rows held out: by default nothing."""

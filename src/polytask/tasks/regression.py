@@ -44,16 +44,11 @@ class Regression(NumberTask):
         (200.0, 100.0)
     """
 
+    tunes_on_training: ClassVar[bool] = True
     losses: ClassVar[tuple[str, ...]] = ("squared", "huber", "absolute")
     default_metrics: ClassVar[tuple[str, ...]] = ("r2", "rmse", "mae")
 
     huber_delta: float = Field(default=1.0, gt=0)
-
-    def fit_target(self, column: pa.Array) -> Codec:
-        codec = super().fit_target(column)
-        if codec.transform == "standardize" or self.loss == "absolute":
-            return codec
-        return codec.model_copy(update={"mean": float(self._values(column).mean())})
 
     def row_losses(self, output: Float[Tensor, "B width"], target: Tensor) -> Float[Tensor, " B"]:
         error = output[:, 0] - target
@@ -83,12 +78,16 @@ class Regression(NumberTask):
         return {"value": value / len(residuals)}
 
     def constant_views(self, codec: Codec, n_rows: int) -> dict[str, Tensor]:
-        if codec.mean is None:
-            return super().constant_views(codec, n_rows)
+        if not self.tunes or codec.mean is None:
+            return self.views(self.estimate(torch.tensor(codec.start).expand(n_rows, -1)), codec)
         return {"value": torch.full((n_rows,), codec.mean, dtype=torch.float64)}
 
+    @property
+    def tunes(self) -> bool:
+        return self.transform != "standardize" and self.loss != "absolute"
+
     def tune(self, estimate: Tensor, target: Tensor, codec: Codec) -> Codec:
-        if codec.mean is None or not len(target):
+        if not self.tunes or codec.transform == "standardize":
             return codec
         residuals = (target - estimate).double()
         if codec.transform == "log1p":  # the one residual that does what all of them do
