@@ -77,7 +77,7 @@ def _tune(bundle: Bundle, prepared: Prepared) -> None:
         rows = data.present[name]
         if fitted.task.tunes and bool(rows.any()):
             output = outputs_on(bundle.model, data, [name])[name]
-            bundle.tasks[name] = fitted.tuned(output[rows], data.targets[name][rows])
+            bundle.tasks[name] = fitted.tuned(output[rows], data.targets[name][rows], _weights(data, name))
 
 
 def _held_out(task: Task, prepared: Prepared) -> Dataset:
@@ -105,7 +105,9 @@ def score(bundle: Bundle, data: Dataset, seed: int = 0) -> Scores:
         task = fitted.task
         constant = fitted.constant_views(len(truth)) if task.has_constant else {}
         scorers = task.chosen_scorers(fitted.codec)
-        scores[task.name] = score_task(task.name, task.kind, scorers, views, constant, truth, seed=seed)
+        scores[task.name] = score_task(
+            task.name, task.kind, scorers, views, constant, truth, weights=_weights(data, task.name), seed=seed
+        )
     if not scores:
         raise PolytaskError("no row has a label of any task", where="scores", mend="Give rows with label columns.")
     return Scores(scores)
@@ -116,7 +118,9 @@ def metric_values(bundle: Bundle, data: Dataset) -> dict[str, dict[str, float]]:
     values = {}
     for fitted, views, truth in _judged(bundle, data):
         scorers = fitted.task.chosen_scorers(fitted.codec)
-        values[fitted.task.name] = {name: float(s.compute(views[s.reads], truth)) for name, s in scorers.items()}
+        weights = _weights(data, fitted.task.name)
+        each = () if weights is None else (weights,)
+        values[fitted.task.name] = {name: float(s.compute(views[s.reads], truth, *each)) for name, s in scorers.items()}
     return values
 
 
@@ -135,8 +139,16 @@ def row_losses(bundle: Bundle, data: Dataset) -> dict[str, NDArray[np.float64]]:
         fitted, rows = bundle.tasks[task], data.present[task]
         with torch.inference_mode():
             values = fitted.losses(output[rows], data.targets[task][rows])
+        weights = _weights(data, task)
+        if weights is not None:
+            values = values * weights / weights.mean()
         losses[task] = values.double().numpy() / (fitted.codec.null_loss or 1.0)
     return losses
+
+
+def _weights(data: Dataset, task: str) -> Tensor | None:
+    """How much each row with a label of a task counts, float64; None where all count alike."""
+    return data.weights[task][data.present[task]].double() if task in data.weights else None
 
 
 def _labeled(data: Dataset, tasks: Sequence[str]) -> Dataset:

@@ -55,13 +55,13 @@ def test_a_variant_keeps_the_contract(task: Task) -> None:
 def test_no_threshold_is_better(goal: str, rows: list[tuple[int, bool]]) -> None:
     probability = torch.tensor([tenth / 10 for tenth, _ in rows])
     target = torch.tensor([yes for _, yes in rows]).long()
-    found = best_threshold(probability, target, goal)  # type: ignore[arg-type]
+    found = best_threshold(probability, target, torch.ones(len(rows)), goal)  # type: ignore[arg-type]
     score = SCORES[goal](target, probability > found)
     assert score >= max(SCORES[goal](target, probability > cut) for cut in np.linspace(0.05, 0.95, 10)) - 1e-9
 
 
 def test_rows_of_one_class_leave_the_threshold() -> None:
-    assert best_threshold(torch.tensor([0.1, 0.9]), torch.tensor([1, 1]), "f1") == 0.5
+    assert best_threshold(torch.tensor([0.1, 0.9]), torch.tensor([1, 1]), torch.ones(2), "f1") == 0.5
 
 
 def test_a_threshold_may_be_given() -> None:

@@ -98,12 +98,12 @@ class ClassTask(Task, abstract=True):
     def tunes(self) -> bool:
         return self.calibration is not None
 
-    def tune(self, estimate: Tensor, target: Tensor, codec: Codec) -> Codec:
+    def tune(self, estimate: Tensor, target: Tensor, codec: Codec, weights: Float[Tensor, " n"]) -> Codec:
         if self.calibration is None:
             return codec
 
         def loss_at(log_temperature: float) -> float:
-            return float(log_loss(calibrated(estimate, math.exp(log_temperature)), target))
+            return float(log_loss(calibrated(estimate, math.exp(log_temperature)), target, weights))
 
         best = minimize_scalar(loss_at, bounds=LOG_TEMPERATURES, method="bounded")
         return codec.model_copy(update={"temperature": math.exp(best.x)})

@@ -78,18 +78,18 @@ class Binary(ClassTask):
     def tunes(self) -> bool:
         return isinstance(self.threshold, str) or super().tunes
 
-    def tune(self, estimate: Tensor, target: Tensor, codec: Codec) -> Codec:
-        codec = super().tune(estimate, target, codec)
+    def tune(self, estimate: Tensor, target: Tensor, codec: Codec, weights: Float[Tensor, " n"]) -> Codec:
+        codec = super().tune(estimate, target, codec, weights)
         if not isinstance(self.threshold, str):
             return codec
         probability = calibrated(estimate, codec.temperature)
-        return codec.model_copy(update={"threshold": best_threshold(probability, target, self.threshold)})
+        return codec.model_copy(update={"threshold": best_threshold(probability, target, weights, self.threshold)})
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         return binary_scorers()
 
 
-def best_threshold(probability: Tensor, target: Tensor, goal: Goal) -> float:
+def best_threshold(probability: Tensor, target: Tensor, weights: Tensor, goal: Goal) -> float:
     """The probability above which to say yes, half-way between two of the rows': the one nearest to 1/2 of the best.
 
     Where all rows are of one class it is 1/2.
@@ -97,22 +97,24 @@ def best_threshold(probability: Tensor, target: Tensor, goal: Goal) -> float:
     Args:
         probability: Of the second class, ``[n]``.
         target: Class codes, ``[n]``.
+        weights: How much each row counts, ``[n]``.
         goal: What is highest there.
 
     Example:
-        >>> best_threshold(torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0, 0, 1, 1]), "f1")
+        >>> best_threshold(torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0, 0, 1, 1]), torch.ones(4), "f1")
         0.25
     """
     values, order = probability.double().sort(descending=True)
-    truth = target[order].double()
-    if truth.min() == truth.max():
+    each = weights[order].double()
+    truth = target[order] * each
+    if target.min() == target.max():
         return 0.5
-    found, called = truth.cumsum(0), torch.arange(1, len(truth) + 1)  # yes to the first, to the first two, ...
+    found, called = truth.cumsum(0), each.cumsum(0)  # yes to the first, to the first two, ...
     positive = truth.sum()
     if goal == "f1":
         score = 2 * found / (called + positive)
     else:
-        score = (found / positive + 1 - (called - found) / (len(truth) - positive)) / 2
+        score = (found / positive + 1 - (called - found) / (each.sum() - positive)) / 2
     below = torch.cat([values[1:], values.new_zeros(1)])
     score[values == below] = -1  # rows of one probability cannot be told apart
     thresholds = (values + below) / 2

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
@@ -86,15 +84,16 @@ class Regression(NumberTask):
     def tunes(self) -> bool:
         return self.transform != "standardize" and self.loss != "absolute"
 
-    def tune(self, estimate: Tensor, target: Tensor, codec: Codec) -> Codec:
+    def tune(self, estimate: Tensor, target: Tensor, codec: Codec, weights: Float[Tensor, " n"]) -> Codec:
         if not self.tunes or codec.transform == "standardize":
             return codec
         residuals = (target - estimate).double()
         if codec.transform == "log1p":  # the one residual that does what all of them do
-            found = (torch.logsumexp(codec.scale * residuals, 0) - math.log(len(residuals))).reshape(1) / codec.scale
+            mean = torch.logsumexp(codec.scale * residuals + weights.log(), 0) - weights.sum().log()
+            found = mean.reshape(1) / codec.scale
         else:
-            levels = (torch.arange(N_RESIDUALS, dtype=torch.float64) + 0.5) / N_RESIDUALS
-            found = torch.from_numpy(np.quantile(residuals.numpy(), levels.numpy()))
+            levels = [(index + 0.5) / N_RESIDUALS for index in range(N_RESIDUALS)]
+            found = torch.stack([weighted_quantile(residuals, level, weights) for level in levels])
         return codec.model_copy(update={"residuals": tuple(found.tolist())})
 
     def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
