@@ -345,7 +345,9 @@ class FittedTask:
         null = float((self._losses(start.expand(len(target), -1), target).double() * each).mean())
         # A loss that is negative at its best, as a log-likelihood may be, says nothing of its size: the first steps will.
         scaled = math.isfinite(null) and null >= 0
-        found = {"start": tuple(start.tolist()), "null_loss": max(null, NULL_LOSS_FLOOR) if scaled else None}
+        found: dict[str, object] = {"start": tuple(start.tolist()), "null_loss": max(null, NULL_LOSS_FLOOR) if scaled else None}
+        if self.codec.mean is not None:
+            found["mean"] = float((self.task.truth(target, self.codec).double() * each).mean())
         return FittedTask(self.task, self.codec.model_copy(update=found), self.members)
 
     def _minimized(self, start: Tensor, target: Tensor, each: Tensor) -> Tensor:

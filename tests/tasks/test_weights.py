@@ -93,6 +93,12 @@ def test_what_is_tuned_is_that_of_repeated_rows(task: Task) -> None:
     assert weighted != fitted.tuned(output, target).codec
 
 
+@pytest.mark.parametrize("transform", ["standardize", "log1p", "quantile"])
+def test_the_constant_answer_is_the_weighted_mean(transform: str) -> None:
+    fitted = FittedTask.fit(Regression("y", transform=transform), pa.array(LABELS), torch.tensor(TIMES).double())
+    assert fitted.constant_views(1)["value"].item() == pytest.approx(np.average(LABELS, weights=TIMES), rel=1e-5)
+
+
 def days(n: int = 300) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     x = rng.normal(size=n)
