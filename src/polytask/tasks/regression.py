@@ -29,7 +29,8 @@ class Regression(NumberTask):
 
     Where the label is transformed by log1p or to normal scores, going back from a mean on that scale gives no mean. So for
     "squared" and "huber" the residuals of the held-out rows are added to it before, and the mean of what comes back is the
-    answer (Duan's smearing, 1983, doi:10.1080/01621459.1983.10478017). A median needs none: "absolute" goes back as it is.
+    answer (Duan's smearing, 1983, doi:10.1080/01621459.1983.10478017). A median needs none: "absolute" goes back as it is,
+    and so does what a callable loss asks for.
 
     Args:
         huber_delta: Where Huber's loss turns linear, in standard deviations of the target (Huber 1964,
@@ -82,7 +83,7 @@ class Regression(NumberTask):
 
     @property
     def tunes(self) -> bool:
-        return self.transform != "standardize" and self.loss != "absolute"
+        return self.transform != "standardize" and self.loss in (None, "squared", "huber")
 
     def tune(self, estimate: Tensor, target: Tensor, codec: Codec, weights: Float[Tensor, " n"]) -> Codec:
         if not self.tunes or codec.transform == "standardize":
