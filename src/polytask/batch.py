@@ -51,12 +51,14 @@ class Batch:
         targets: Per task ``[B, ...]``, with any valid value where the label is missing.
         labeled: Per task the indices of the rows that have a label, int64; None where all have.
         n_rows: B.
+        weights: How much each row counts, ``[B]``, for the tasks whose rows do not count alike.
     """
 
     inputs: tuple[Inputs, ...]
     targets: Mapping[str, Tensor]
     labeled: Mapping[str, Int[Tensor, " n"] | None]
     n_rows: int
+    weights: Mapping[str, Float[Tensor, " B"]] = field(default_factory=dict)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -86,12 +88,14 @@ class Dataset:
         targets: Per task ``[N, ...]``; where ``present`` is False the value is valid but means nothing.
         present: Per task bool ``[N]``.
         sources: Per source bool ``[N]``: the rows that come from it; empty where nobody asks.
+        weights: How much each row counts, ``[N]``, for the tasks whose rows do not count alike.
     """
 
     inputs: tuple[Inputs, ...]
     targets: Mapping[str, Tensor]
     present: Mapping[str, Bool[Tensor, " N"]]
     sources: Mapping[str, Bool[Tensor, " N"]] = field(default_factory=dict)
+    weights: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         sizes = [n_rows(inputs) for inputs in self.inputs]
@@ -111,7 +115,12 @@ class Dataset:
     def select(self, tasks: Iterable[str]) -> Dataset:
         """The same rows with these tasks only."""
         kept = list(tasks)
-        return replace(self, targets={t: self.targets[t] for t in kept}, present={t: self.present[t] for t in kept})
+        return replace(
+            self,
+            targets={t: self.targets[t] for t in kept},
+            present={t: self.present[t] for t in kept},
+            weights={t: self.weights[t] for t in kept if t in self.weights},
+        )
 
     def to(self, device: torch.device) -> Dataset:
         """The same data set on another device."""
@@ -120,6 +129,7 @@ class Dataset:
             {task: target.to(device) for task, target in self.targets.items()},
             {task: mask.to(device) for task, mask in self.present.items()},
             {source: mask.to(device) for source, mask in self.sources.items()},
+            {task: weights.to(device) for task, weights in self.weights.items()},
         )
 
     def batch(self, rows: Int[Tensor, " B"]) -> Batch:
@@ -135,14 +145,15 @@ class Dataset:
                 for i, part in enumerate(self.inputs)
             )
         targets = {task: target.index_select(0, rows) for task, target in self.targets.items()}
-        return Batch(inputs, targets, {task: self._labeled(task, rows) for task in self.targets}, len(rows))
+        weights = {task: weights.index_select(0, rows) for task, weights in self.weights.items()}
+        return Batch(inputs, targets, {task: self._labeled(task, rows) for task in self.targets}, len(rows), weights)
 
     def where(self, mask: Bool[Tensor, " N"]) -> Dataset:
         """The rows where ``mask`` is True."""
         index = mask.nonzero().squeeze(1)
         batch = self.batch(index)
         present, sources = ({name: m[index] for name, m in masks.items()} for masks in (self.present, self.sources))
-        return Dataset(batch.inputs, batch.targets, present, sources)
+        return Dataset(batch.inputs, batch.targets, present, sources=sources, weights=batch.weights)
 
     @property
     def device(self) -> torch.device:

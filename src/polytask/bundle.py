@@ -142,11 +142,13 @@ class Bundle:
         """A table's rows as tensors for input set ``index``, with targets where ``labels`` are given."""
         inputs: list[Inputs] = [{} for _ in self.manifest.inputs]
         inputs[index] = self.manifest.inputs[index].codec.encode(table)
-        targets, present = {}, {}
+        targets, present, weights = {}, {}, {}
         for task, column in (labels or {}).items():
             fitted = self.tasks[task]
             targets[task], present[task] = fitted.task.encode(column, fitted.codec)
-        return Dataset(tuple(inputs), targets, present)
+            if fitted.task.weight_column is not None:
+                weights[task] = fitted.scaled_weights(fitted.task.weights_of(table))
+        return Dataset(tuple(inputs), targets, present, weights=weights)
 
     def _wanted(self, tasks: Sequence[str] | None, index: int) -> list[str]:
         if tasks is None:

@@ -203,9 +203,9 @@ class Run:
         if source is not None:
             mine = {name for part in self.bundle.manifest.inputs if source in part.sources for name in part.tasks}
             tasks = [task for task in tasks if task.name in mine and task.source in (None, source)]
-        there = [task for task in tasks if set(task.label_columns) <= set(table.column_names)]
+        there = [task for task in tasks if set(task.own_columns) <= set(table.column_names)]
         if not there:
-            wanted = listed(column for task in tasks for column in task.label_columns)
+            wanted = listed(column for task in tasks for column in task.own_columns)
             raise PolytaskError(
                 "the rows have no label column", where="evaluate", found=listed(table.column_names), mend=f"Needed: {wanted}."
             )

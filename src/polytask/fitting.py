@@ -43,10 +43,12 @@ def train_bundle(
         checkpoints: Where the state of the training is saved, and what is gone on from.
 
     Raises:
-        PolytaskError: A loss is no longer finite, or a part cannot be built.
+        PolytaskError: A loss is no longer finite, a part cannot be built, or a task has no row to be tuned on.
     """
     chosen = [fitted for fitted in prepared.tasks if tasks is None or fitted.task.name in tasks]
     names = [fitted.task.name for fitted in chosen]
+    for fitted in chosen:
+        _held_out(fitted.task, prepared)  # said before training
     seed = recipe.seed if seed is None else seed
     manifest = Manifest(
         polytask=polytask.__version__,
@@ -75,14 +77,27 @@ def train_bundle(
 
 
 def _tune(bundle: Bundle, prepared: Prepared) -> None:
-    """Let the tasks learn what they learn after training, on the validation rows, or the training rows where there are none."""
+    """Let the tasks learn what they learn from a trained network's answers."""
     for name, fitted in bundle.tasks.items():
-        held_out = prepared.validation
-        data = held_out if held_out.n_rows and bool(held_out.present[name].any()) else prepared.training
+        data = _held_out(fitted.task, prepared)
         rows = data.present[name]
-        if type(fitted.task).tune is not Task.tune and bool(rows.any()):
+        if fitted.task.tunes and bool(rows.any()):
             output = outputs_on(bundle.model, data, [name])[name]
-            bundle.tasks[name] = fitted.tuned(output[rows], data.targets[name][rows])
+            bundle.tasks[name] = fitted.tuned(output[rows], data.targets[name][rows], _weights(data, name))
+
+
+def _held_out(task: Task, prepared: Prepared) -> Dataset:
+    """The validation rows; for a task that may take them, the training rows where none of those has its label.
+
+    Raises:
+        PolytaskError: There are none, and the task may not take training rows.
+    """
+    if prepared.validation.n_rows and bool(prepared.validation.present[task.name].any()):
+        return prepared.validation
+    if task.tunes and not task.tunes_on_training and bool(prepared.training.present[task.name].any()):
+        mend = "Give the split a share for validation, or leave out the task's calibration and tuned threshold."
+        raise PolytaskError("no validation row has a label to tune on", where=f"task {task.name!r}", mend=mend)
+    return prepared.training
 
 
 def score(bundle: Bundle, data: Dataset, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Scores:
@@ -97,7 +112,15 @@ def score(bundle: Bundle, data: Dataset, seed: int = 0, n_resamples: int = N_RES
         constant = fitted.constant_views(len(truth)) if task.has_constant else {}
         scorers = task.chosen_scorers(fitted.codec)
         scores[task.name] = score_task(
-            task.name, task.kind, scorers, views, constant, truth, n_resamples=n_resamples, seed=seed
+            task.name,
+            task.kind,
+            scorers,
+            views,
+            constant,
+            truth,
+            weights=_weights(data, task.name),
+            n_resamples=n_resamples,
+            seed=seed,
         )
     if not scores:
         raise PolytaskError("no row has a label of any task", where="scores", mend="Give rows with label columns.")
@@ -109,7 +132,9 @@ def metric_values(bundle: Bundle, data: Dataset) -> dict[str, dict[str, float]]:
     values = {}
     for fitted, views, truth in _judged(bundle, data):
         scorers = fitted.task.chosen_scorers(fitted.codec)
-        values[fitted.task.name] = {name: float(s.compute(views[s.reads], truth)) for name, s in scorers.items()}
+        weights = _weights(data, fitted.task.name)
+        each = () if weights is None else (weights,)
+        values[fitted.task.name] = {name: float(s.compute(views[s.reads], truth, *each)) for name, s in scorers.items()}
     return values
 
 
@@ -128,8 +153,16 @@ def row_losses(bundle: Bundle, data: Dataset) -> dict[str, NDArray[np.float64]]:
         fitted, rows = bundle.tasks[task], data.present[task]
         with torch.inference_mode():
             values = fitted.answer_losses(output[rows], data.targets[task][rows])
+        weights = _weights(data, task)
+        if weights is not None:
+            values = values * weights / weights.mean()
         losses[task] = values.double().numpy() / (fitted.codec.null_loss or 1.0)
     return losses
+
+
+def _weights(data: Dataset, task: str) -> Tensor | None:
+    """How much each row with a label of a task counts, float64; None where all count alike."""
+    return data.weights[task][data.present[task]].double() if task in data.weights else None
 
 
 def _labeled(data: Dataset, tasks: Sequence[str]) -> Dataset:

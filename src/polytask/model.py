@@ -59,9 +59,12 @@ class MultiTaskModel(nn.Module):
 
     def _loss(self, name: str, output: Tensor, batch: Batch, of_answers: bool) -> Tensor:
         fitted, target, labeled = self.tasks[name], batch.targets[name], batch.labeled[name]
+        weights = batch.weights.get(name)
         if labeled is not None:
             output, target = output.index_select(0, labeled), target.index_select(0, labeled)
-        loss = (fitted.answer_losses if of_answers else fitted.losses)(output, target).mean()
+            weights = None if weights is None else weights.index_select(0, labeled)
+        losses = (fitted.answer_losses if of_answers else fitted.losses)(output, target)
+        loss = losses.mean() if weights is None else (losses * weights).mean()
         return loss * (fitted.task.weight / (fitted.codec.null_loss or 1.0))
 
 
@@ -107,14 +110,15 @@ def mean_losses(model: MultiTaskModel, data: Dataset) -> dict[str, float]:
     """The normalized loss of each task that has labels in ``data``, over all of them, in evaluation mode."""
     model.eval()
     sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    counts: dict[str, float] = {}
     with torch.inference_mode():
         for batch in data.batches(EVALUATION_ROWS):
             for task, loss in model.losses(batch, of_answers=True).items():
                 labeled = batch.labeled[task]
                 n = batch.n_rows if labeled is None else len(labeled)
+                weight = float(batch.weights[task][batch.present(task)].sum()) if task in batch.weights else n
                 sums[task] = sums.get(task, 0.0) + float(loss) * n
-                counts[task] = counts.get(task, 0) + n
+                counts[task] = counts.get(task, 0) + weight
     return {task: sums[task] / counts[task] / model.tasks[task].task.weight for task in sums}
 
 

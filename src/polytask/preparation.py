@@ -81,13 +81,15 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     notes: list[str] = []
     sets, inputs = zip(*(_input_set(recipe, names, group, notes) for names, group in groups.items()), strict=True)
     tasks = tuple(_fitted(recipe, task, ordered, parts, notes) for task in recipe.tasks)
-    targets, present = {}, {}
+    targets, present, weights = {}, {}, {}
     for fitted in tasks:
         name = fitted.task.name
         targets[name], present[name] = fitted.task.encode(_label_column(fitted.task, ordered), fitted.codec)
+        if fitted.task.weight_column is not None:
+            weights[name] = fitted.scaled_weights(_row_weights(fitted.task, ordered))
     origin = np.repeat(np.arange(len(ordered)), [len(item.parts) for item in ordered])
     sources = {item.source.label: torch.from_numpy(origin == index) for index, item in enumerate(ordered)}
-    everything = Dataset(tuple(inputs), targets, present, sources)
+    everything = Dataset(tuple(inputs), targets, present, sources=sources, weights=weights)
     labeled, marks = torch.stack(list(present.values())).any(0), torch.from_numpy(parts)
     for part, name in ((VALIDATION, "validation"), (TEST, "test")):
         notes += [
@@ -104,8 +106,11 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
 
 
 def label_array(task: Task, table: pa.Table) -> pa.Array:
-    """A task's labels of a table, in one chunk."""
-    return task.labels_of(table)
+    """A task's labels of a table, in one chunk; null where the row does not count."""
+    labels = task.labels_of(table)
+    if task.weight_column is None:
+        return labels
+    return pc.if_else(pa.array((task.weights_of(table) > 0).numpy()), labels, None)
 
 
 def _load(source: Source) -> _Loaded:
@@ -120,12 +125,12 @@ def _attach_tasks(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
     """A task belongs to the source it names, else to every source that has its column."""
     for task in recipe.tasks:
         named = [item for item in loaded if task.source in (None, item.source.label)]
-        having = [item for item in named if set(task.label_columns) <= set(item.table.column_names)]
+        having = [item for item in named if set(task.own_columns) <= set(item.table.column_names)]
         if not having:
             columns = sorted({name for item in named for name in item.table.column_names})
             where = f"task {task.name!r}"
             place = f" in {listed(item.source.label for item in named)}"
-            lacking = next((name for name in task.label_columns if name not in columns), task.label_columns[0])
+            lacking = next((name for name in task.own_columns if name not in columns), task.label_column)
             mend = did_you_mean(lacking, columns)
             raise PolytaskError(f"no column {lacking!r}{place}", where=where, mend=mend)
         for item in having:
@@ -142,7 +147,7 @@ def _choose_inputs(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
         if name not in every:
             raise PolytaskError(f"no column {name!r}", where=where, mend=did_you_mean(name, every))
     for item in loaded:
-        labels = {column: task.name for task in item.tasks for column in task.label_columns}
+        labels = {column: task.name for task in item.tasks for column in task.own_columns}
         there = item.table.column_names
         for name in item.source.inputs or ():
             where = f"source {item.source.label!r}, inputs"
@@ -202,20 +207,26 @@ def _input_set(recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded],
 
 
 def _fitted(recipe: Recipe, task: Task, loaded: Sequence[_Loaded], parts: NDArray[np.int8], notes: list[str]) -> FittedTask:
-    training = _label_column(task, loaded).filter(pa.array(parts == TRAIN))
+    rows = parts == TRAIN
+    training = _label_column(task, loaded).filter(pa.array(rows))
     if training.null_count == len(training):
         where = f"task {task.name!r}, column {listed(task.label_columns)!r}"
         if recipe.unlabeled == "error":
             mend = "Leave the task out, change the split, or set unlabeled: keep to keep its head untrained."
             raise PolytaskError("no training row has a label", where=where, found=f"{len(training)} rows", mend=mend)
         notes.append(f"task {task.name!r} has no label in the training rows: its head stays untrained")
-    return FittedTask.fit(task, training)
+    return FittedTask.fit(task, training, None if task.weight_column is None else _row_weights(task, loaded)[rows])
 
 
 def _label_column(task: Task, loaded: Sequence[_Loaded]) -> pa.Array:
     """A task's labels over all rows; null in the rows of other sources."""
     columns = [label_array(task, item.table) if task in item.tasks else pa.nulls(len(item.table)) for item in loaded]
     return _joined(columns)
+
+
+def _row_weights(task: Task, loaded: Sequence[_Loaded]) -> torch.Tensor:
+    """A task's weights over all rows; 0 in the rows of other sources."""
+    return torch.cat([task.weights_of(i.table) if task in i.tasks else torch.zeros(len(i.table)).double() for i in loaded])
 
 
 def _stacked(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:

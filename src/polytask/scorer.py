@@ -22,7 +22,8 @@ class Scorer:
 
     Attributes:
         name: What it is called in recipes and tables.
-        compute: ``(prediction, target) -> number``, nan where it is undefined on these rows.
+        compute: ``(prediction, target, weights) -> number``, nan where it is undefined on these rows; the weights are float64
+            ``[N]``, or left out where rows count alike.
         higher_is_better: Whether more is better.
         reads: Which view of the prediction it compares with the target: "value" [N] in the column's units, "label" (int64 class
             codes [N]), "probability" ([N] of the second of two classes, else [N, K]) or "quantiles" ([N, Q], increasing).
@@ -31,7 +32,7 @@ class Scorer:
     """
 
     name: str
-    compute: Callable[[Tensor, Tensor], Tensor | float]
+    compute: Callable[..., Tensor | float]
     higher_is_better: bool
     reads: View
     is_ratio: bool = True
@@ -40,7 +41,8 @@ class Scorer:
 def user_scorer(metric: Callable[..., Any], known: Mapping[str, Scorer]) -> Scorer:
     """A user's own metric as a scorer.
 
-    A function is called as scikit-learn's metrics are, ``metric(y_true, y_pred)``, on NumPy arrays in the column's units or,
+    A function is called as scikit-learn's metrics are, ``metric(y_true, y_pred)``, and with
+    ``sample_weight=`` where the task's rows have weights, on NumPy arrays in the column's units or,
     for classes, of their int64 codes. Two attributes of it are read: ``higher_is_better`` (without it scikit-learn's rule
     holds: lower is better where the name ends in _error, _loss or _deviance) and ``reads`` ("value", "label" or
     "probability"; without it "label" or "value", whichever the task has). A ``torchmetrics.Metric`` object says itself
@@ -71,8 +73,10 @@ def user_scorer(metric: Callable[..., Any], known: Mapping[str, Scorer]) -> Scor
     name = _name(metric)
     higher_is_better = bool(getattr(metric, "higher_is_better", not name.endswith(LOWER_IS_BETTER)))
 
-    def compute(prediction: Tensor, target: Tensor) -> float:
-        return float(metric(target.numpy(), prediction.numpy()))
+    def compute(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> float:
+        if weights is None:
+            return float(metric(target.numpy(), prediction.numpy()))
+        return float(metric(target.numpy(), prediction.numpy(), sample_weight=weights.numpy()))
 
     return Scorer(name, compute, higher_is_better, _reads(metric, usual))
 
@@ -84,7 +88,10 @@ def _metric_scorer(metric: Metric, reads: View) -> Scorer:
         raise PolytaskError(f"{type(metric).__name__} does not say whether higher is better", where="metrics", mend=mend)
     own = metric.clone()  # the user's object keeps what it has gathered
 
-    def compute(prediction: Tensor, target: Tensor) -> Tensor:
+    def compute(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        if weights is not None:
+            mend = "Write it as a function (y_true, y_pred, sample_weight=None)."
+            raise PolytaskError("a torchmetrics object knows no weights of rows", where=f"metrics, {name}", mend=mend)
         own.reset()
         own.update(prediction, target)
         value: Tensor = own.compute()

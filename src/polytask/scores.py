@@ -153,6 +153,7 @@ def score_task(
     constant_views: Mapping[str, Tensor],
     target: Tensor,
     *,
+    weights: Tensor | None = None,
     n_resamples: int = N_RESAMPLES,
     seed: int = 0,
 ) -> TaskScores:
@@ -165,6 +166,7 @@ def score_task(
         views: The prediction as value, label and probability, ``[N, ...]`` each; see Scorer.
         constant_views: The same of the best constant prediction; empty where there is none.
         target: What is true, ``[N]``.
+        weights: How much each row counts, float64 ``[N]``; None where all count alike.
         n_resamples: How often the rows are resampled; 0 for no intervals.
         seed: Of the resampling.
 
@@ -186,26 +188,35 @@ def score_task(
         view, constant = views[scorer.reads], constant_views.get(scorer.reads)
         try:
             with torch.inference_mode():
-                scores[name] = _score(scorer, view, constant, target, n_resamples, seed)
+                scores[name] = _score(scorer, view, constant, target, weights, n_resamples, seed)
         except Exception as error:
             what = f"the metric {name!r} failed: {type(error).__name__}: {error}"
             raise PolytaskError(what, where=f"task {task!r}", mend="Mend it, or leave it out of the task's metrics.") from error
     return TaskScores(task, kind, len(target), scores)
 
 
-def _score(scorer: Scorer, view: Tensor, constant: Tensor | None, target: Tensor, n_resamples: int, seed: int) -> Score:
-    value = _computed(scorer, view, target)
-    baseline = math.nan if constant is None else _computed(scorer, constant, target)
+def _score(
+    scorer: Scorer,
+    view: Tensor,
+    constant: Tensor | None,
+    target: Tensor,
+    weights: Tensor | None,
+    n_resamples: int,
+    seed: int,
+) -> Score:
+    each: tuple[Tensor, ...] = () if weights is None else (weights,)
+    value = _computed(scorer, view, target, *each)
+    baseline = math.nan if constant is None else _computed(scorer, constant, target, *each)
     if not math.isfinite(value):
         return Score(value, math.nan, math.nan, baseline, scorer.higher_is_better)
     if view.ndim == 1:  # metrics that sort by the prediction take half the time on rows that are in its order
         order = view.argsort()
-        view, target = view[order], target[order]
+        view, target, each = view[order], target[order], tuple(weight[order] for weight in each)
 
     def resampled(rows: NDArray[np.intp]) -> float:
         chosen = torch.from_numpy(rows)
         try:
-            return float(scorer.compute(view[chosen], target[chosen]))
+            return float(scorer.compute(view[chosen], target[chosen], *(weight[chosen] for weight in each)))
         except (ArithmeticError, ValueError):
             return math.nan  # undefined on these rows: on all of them it is not
 
@@ -215,9 +226,9 @@ def _score(scorer: Scorer, view: Tensor, constant: Tensor | None, target: Tensor
     return Score(value, interval.low, interval.high, baseline, scorer.higher_is_better)
 
 
-def _computed(scorer: Scorer, view: Tensor, target: Tensor) -> float:
+def _computed(scorer: Scorer, view: Tensor, target: Tensor, *weights: Tensor) -> float:
     """A score; nan where a prediction is, for a metric that sorts would put it somewhere."""
-    return math.nan if bool(view.isnan().any()) else float(scorer.compute(view, target))
+    return math.nan if bool(view.isnan().any()) else float(scorer.compute(view, target, *weights))
 
 
 def _task_scores(name: str, values: Mapping[str, Any]) -> TaskScores:

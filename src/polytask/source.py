@@ -299,7 +299,7 @@ def _update_digest(digest: hashlib._Hash, column: pa.ChunkedArray) -> None:
     """Feed a column's cells, whatever their chunks and whatever lies beneath its nulls."""
     digest.update(np.packbits(pc.is_valid(column).to_numpy()).tobytes())
     if column.type in (pa.int64(), pa.float64(), pa.bool_()):
-        digest.update(pc.fill_null(column, 0).to_numpy().tobytes())
+        digest.update(pc.fill_null(column, pa.scalar(0).cast(column.type)).to_numpy().tobytes())
     elif pa.types.is_timestamp(column.type):
         digest.update(pc.fill_null(column.cast(pa.int64()), 0).to_numpy().tobytes())
     else:

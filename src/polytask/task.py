@@ -36,10 +36,13 @@ class Codec(Settings):
         center: Subtracted from a transformed label.
         scale: Divides a transformed label.
         residuals: What is added to a prediction on the scale of the loss before it is transformed back; the mean is taken.
-        mean: The mean training label, where it is the best constant in the column's units but not on the scale of the loss.
+        mean: The mean training label, where the mean on the scale of the loss is that of something else.
+        threshold: The probability above which the second of two classes is answered.
+        temperature: What divides the logarithms of probabilities before they are normalized again; 1 leaves them.
         class_weights: What the loss of a row of each class is multiplied by; empty where all count alike.
         start: The output that predicts the best constant, ``width`` numbers.
         null_loss: The loss of that constant on the training labels; None where the task has no such thing.
+        mean_weight: The mean weight of a training row with a label.
         n_labels: How many training rows have a label.
         dtype: The arrow type of the answers.
     """
@@ -53,9 +56,12 @@ class Codec(Settings):
     scale: float = 1.0
     residuals: tuple[float, ...] = ()
     mean: float | None = None
+    threshold: float = 0.5
+    temperature: float = 1.0
     class_weights: tuple[float, ...] = ()
     start: tuple[float, ...] = (0.0,)
     null_loss: float | None = None
+    mean_weight: float = 1.0
     n_labels: int = 0
     dtype: str = "double"
 
@@ -73,6 +79,8 @@ class Task(Component, family="tasks"):
         column: The column that holds the labels.
         source: The name of the source that labels this task; None where only one source has the column.
         weight: Multiplies the task's normalized loss.
+        weight_column: A column that says how much each row counts in this task's loss and scores; a row with 0 or nothing
+            there has no label. None: all count alike.
         loss: The name of one of the task's ``losses``, or a callable ``(output [B, width], target [B]) -> [B]`` in their place;
             None for the first of them.
         metrics: Names of metrics, or callables ``(y_true, y_pred) -> float`` on NumPy arrays; None for the task's own choice.
@@ -84,11 +92,13 @@ class Task(Component, family="tasks"):
     losses: ClassVar[tuple[str, ...]] = ()
     couples_rows: ClassVar[bool] = False
     has_constant: ClassVar[bool] = True
+    tunes_on_training: ClassVar[bool] = False
 
     name: str = Field(min_length=1)
     column: str | None = None
     source: str | None = None
     weight: float = Field(default=1.0, gt=0)
+    weight_column: str | None = None
     loss: str | Callable[..., Any] | None = None
     metrics: tuple[str | Callable[..., Any], ...] | None = None
     head: Head | None = None
@@ -123,6 +133,25 @@ class Task(Component, family="tasks"):
     def label_columns(self) -> tuple[str, ...]:
         """All columns that hold labels: more than one where a subclass says so."""
         return (self.label_column,)
+
+    @property
+    def own_columns(self) -> tuple[str, ...]:
+        """The columns that say something of this task's labels, and so are no inputs."""
+        return (*self.label_columns, *((self.weight_column,) if self.weight_column is not None else ()))
+
+    def weights_of(self, table: pa.Table) -> Float[Tensor, " N"]:
+        """How much each row counts, 0 where nothing is given.
+
+        Raises:
+            PolytaskError: A weight is negative or not a number.
+        """
+        column, where = table.column(self.weight_column), f"task {self.name!r}, weight_column {self.weight_column!r}"
+        values = numbers(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column, where)
+        negative = np.flatnonzero(values < 0)
+        if len(negative):
+            found = f"{values[negative[0]]:g} in row {negative[0] + 1}"
+            raise PolytaskError("a row cannot weigh less than nothing", where=where, found=found, mend="Give weights from 0.")
+        return torch.from_numpy(np.nan_to_num(values))
 
     def labels_of(self, table: pa.Table) -> pa.Array:
         """The labels as one array, null where a row has none: what ``fit_target`` and ``encode`` take."""
@@ -198,8 +227,13 @@ class Task(Component, family="tasks"):
         """What the best constant prediction says of ``n_rows`` rows."""
         return self.views(self.estimate(torch.tensor(codec.start).expand(n_rows, -1)), codec)
 
-    def tune(self, estimate: Tensor, target: Tensor, codec: Codec) -> Codec:
-        """What is learned after training from estimates ``[n, ...]`` of labeled rows held out: by default nothing."""
+    @property
+    def tunes(self) -> bool:
+        """Whether ``tune`` learns something."""
+        return False
+
+    def tune(self, estimate: Tensor, target: Tensor, codec: Codec, weights: Float[Tensor, " n"]) -> Codec:
+        """What is learned after training from estimates ``[n, ...]`` of labeled rows held out, and how much these count."""
         return codec
 
     def chosen_scorers(self, codec: Codec) -> dict[str, Scorer]:
@@ -235,13 +269,28 @@ class FittedTask:
     members: int = 1
 
     @classmethod
-    def fit(cls, task: Task, column: pa.Array) -> FittedTask:
-        """Fit the codec, the best constant and its loss on the training labels of ``column`` (nulls are missing labels)."""
+    def fit(cls, task: Task, column: pa.Array, weights: Float[Tensor, " N"] | None = None) -> FittedTask:
+        """Fit the codec, the best constant and its loss on the training labels of ``column`` (nulls are missing labels).
+
+        Args:
+            task: The task.
+            column: Its labels.
+            weights: How much each row counts; None for all alike.
+        """
         labels = column.drop_null()
         codec = task.fit_target(labels)
         target, _ = task.encode(labels, codec)
-        fitted = cls(task, codec.model_copy(update={"n_labels": len(labels)}))
-        return fitted._with_constant(target) if len(labels) else fitted
+        if weights is None or not len(labels):
+            each = torch.ones(len(labels), dtype=torch.float64)
+        else:
+            each = weights[torch.from_numpy(column.is_valid().to_numpy(zero_copy_only=False))].double()
+        mean = float(each.mean()) if len(labels) else 1.0
+        fitted = cls(task, codec.model_copy(update={"n_labels": len(labels), "mean_weight": mean}))
+        return fitted._with_constant(target, each / mean) if len(labels) else fitted
+
+    def scaled_weights(self, weights: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Weights of rows as the loss takes them: 1 is the mean over the training rows."""
+        return (weights / self.codec.mean_weight).float()
 
     def losses(self, output: Tensor, target: Tensor) -> Float[Tensor, " B"]:
         """One loss per row, before normalization; the mean over members of an ensemble (output ``[B, members, width]``).
@@ -269,9 +318,10 @@ class FittedTask:
         """What the best constant prediction says of ``n_rows`` rows."""
         return self.task.constant_views(self.codec, n_rows)
 
-    def tuned(self, output: Tensor, target: Tensor) -> FittedTask:
+    def tuned(self, output: Tensor, target: Tensor, weights: Float[Tensor, " n"] | None = None) -> FittedTask:
         """This task with what it learns from a trained network's output on labeled rows held out; see ``Task.tune``."""
-        return replace(self, codec=self.task.tune(self._estimate(output), target, self.codec))
+        each = torch.ones(len(target), dtype=torch.float64) if weights is None else weights.double()
+        return replace(self, codec=self.task.tune(self._estimate(output), target, self.codec, each))
 
     def _estimate(self, output: Tensor) -> Tensor:
         if self.members == 1:
@@ -296,21 +346,23 @@ class FittedTask:
             )
         return losses
 
-    def _with_constant(self, target: Tensor) -> FittedTask:
+    def _with_constant(self, target: Tensor, each: Tensor) -> FittedTask:
         if not self.task.has_constant:
             return self
-        weights = self.task.row_weights(target, self.codec)
-        weights = torch.ones(len(target)) if weights is None else weights
-        start = self.task.best_constant(target, self.codec, weights.double()).float()
+        by_label = self.task.row_weights(target, self.codec)
+        weights = each if by_label is None else each * by_label
+        start = self.task.best_constant(target, self.codec, weights).float()
         if self.task.searches_constant:
-            start = self._minimized(start, target)
-        null = float(self._losses(start.expand(len(target), -1), target).double().mean())
+            start = self._minimized(start, target, each)
+        null = float((self._losses(start.expand(len(target), -1), target).double() * each).mean())
         # A loss that is negative at its best, as a log-likelihood may be, says nothing of its size: the first steps will.
         scaled = math.isfinite(null) and null >= 0
-        found = {"start": tuple(start.tolist()), "null_loss": max(null, NULL_LOSS_FLOOR) if scaled else None}
+        found: dict[str, object] = {"start": tuple(start.tolist()), "null_loss": max(null, NULL_LOSS_FLOOR) if scaled else None}
+        if self.codec.mean is not None:
+            found["mean"] = float((self.task.truth(target, self.codec).double() * each).mean())
         return FittedTask(self.task, self.codec.model_copy(update=found), self.members)
 
-    def _minimized(self, start: Tensor, target: Tensor) -> Tensor:
+    def _minimized(self, start: Tensor, target: Tensor, each: Tensor) -> Tensor:
         """The best constant under a loss without a closed form, by descent from a point near it."""
         output = start.double().requires_grad_()
         optimizer = torch.optim.LBFGS([output], max_iter=100, line_search_fn="strong_wolfe")
@@ -318,7 +370,7 @@ class FittedTask:
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = self._losses(output.expand(len(value), -1), value).mean()
+            loss = (self._losses(output.expand(len(value), -1), value) * each).mean()
             loss.backward()
             return loss
 

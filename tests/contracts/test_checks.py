@@ -328,9 +328,9 @@ def ignoring_nulls(self: Task, column: pa.Array, codec: Codec) -> tuple[Tensor, 
     ],
 )
 def test_check_task_finds_what_breaks_its_contract(changes: dict[str, Any], words: str) -> None:
-    assert words in complaint(check_task, like(Regression, **changes))
+    assert words in complaint(check_task, like(Regression, NumberTask, **changes))
 
 
 def test_check_task_accepts_what_it_is_made_of() -> None:
-    check_task(like(Regression))
+    check_task(like(Regression, NumberTask))
     check_task(Multiclass("y"))

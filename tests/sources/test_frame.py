@@ -90,3 +90,8 @@ def test_what_is_no_frame(data: Any, told: str) -> None:
     with pytest.raises(PolytaskError) as caught:
         Frame(data)
     assert told in str(caught.value)
+
+
+def test_a_frame_with_booleans_has_a_fingerprint() -> None:
+    first, second = (Frame(pa.table({"flag": [True, None, last]})).fingerprint() for last in (True, False))
+    assert first != second

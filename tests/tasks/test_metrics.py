@@ -20,6 +20,7 @@ from polytask.tasks._metrics import (
     multiclass_scorers,
     multilabel_scorers,
     ordinal_scorers,
+    quantile_scorers,
     regression_scorers,
 )
 
@@ -182,7 +183,45 @@ def test_ordinal(name: str, n_seen: int) -> None:
     assert computed(scorer, views, target) == pytest.approx(CLASSES[name](target, views[scorer.reads]), abs=1e-6)
 
 
+def weights_for(n: int) -> tuple[Tensor, np.ndarray]:
+    weights = torch.rand(n, generator=torch.Generator().manual_seed(7), dtype=torch.float64) + 0.1
+    return weights, weights.numpy()
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("name", [name for name in BINARY if name != "ece"])
+def test_weighted_binary(name: str, ties: bool) -> None:
+    views, target = yes_or_no(ties=ties)
+    weights, theirs_weights = weights_for(len(target))
+    scorer = binary_scorers()[name]
+    expected = BINARY[name](target, views[scorer.reads], sample_weight=theirs_weights)  # type: ignore[call-arg]
+    assert float(scorer.compute(views[scorer.reads], target, weights)) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_weighted_values(name: str) -> None:
+    prediction, target = counts()
+    weights, theirs_weights = weights_for(len(target))
+    expected = VALUES[name](target, prediction, sample_weight=theirs_weights)  # type: ignore[call-arg]
+    assert float(count_scorers()[name].compute(prediction, target, weights)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "n_labels"), [("multiclass", 0), ("ordinal", 0), ("multilabel", K), ("quantile", 0)])
+def test_whole_weights_are_repeated_rows(kind: str, n_labels: int) -> None:
+    if kind == "quantile":
+        value, target = numbers()
+        views = {"quantiles": torch.stack([value - 1, value, value + 1], 1), "value": value}
+    else:
+        views, target = several(hidden=0.2) if n_labels else classes()
+    times = torch.randint(1, 4, (len(target),), generator=torch.Generator().manual_seed(5))
+    for name, scorer in ALL[kind].items():
+        view = views[scorer.reads]
+        repeated = scorer.compute(view.repeat_interleave(times, 0), target.repeat_interleave(times, 0))
+        assert float(scorer.compute(view, target, times.double())) == pytest.approx(float(repeated), rel=1e-6), name
+
+
 ALL = {
+    "quantile": quantile_scorers((0.1, 0.5, 0.9)),
     "regression": regression_scorers(),
     "count": count_scorers(),
     "binary": binary_scorers(),
@@ -196,8 +235,11 @@ ALL = {
 def test_a_scorer_knows_its_name_and_which_way_is_better(kind: str, name: str) -> None:
     scorer = ALL[kind][name]
     assert scorer.name == name
-    assert scorer.higher_is_better is (name.partition(":")[0] not in {"rmse", "mae", "poisson_deviance", "log_loss", "ece"})
-    assert scorer.is_ratio is (name not in {"r2", "kappa"})
+    assert scorer.higher_is_better is (
+        name.partition(":")[0]
+        not in {"rmse", "mae", "poisson_deviance", "log_loss", "ece", "pinball", "coverage_error", "width"}
+    )
+    assert scorer.is_ratio is (name not in {"r2", "kappa", "coverage", "width"} and not name.startswith("below"))
 
 
 def test_r2_does_not_mind_the_unit() -> None:

@@ -102,7 +102,7 @@ def _columns(start: Start) -> Iterator[str]:
     barred = {*recipe.drop, recipe.split.group}
     for source in recipe.sources:
         table = start.tables[source.label]
-        labels = {task.label_column for task in recipe.tasks if task.source in (None, source.label)}
+        labels = {c for task in recipe.tasks for c in task.own_columns if task.source in (None, source.label)}
         for name in source.inputs or table.column_names:
             if name in table.column_names and name not in barred | labels:
                 barred.add(name)

@@ -13,14 +13,17 @@ import pyarrow.compute as pc
 import torch
 from jaxtyping import Bool, Float
 from pydantic import field_validator, model_validator
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.task import Codec, Task
+from polytask.tasks._metrics import log_loss
 
 ClassValue = bool | int | float | str
 MAX_CLASSES = 10_000
 MAX_WHOLE = 2.0**63
+LOG_TEMPERATURES = (-3.0, 3.0)
 
 
 class ClassTask(Task, abstract=True):
@@ -30,10 +33,13 @@ class ClassTask(Task, abstract=True):
         classes: The classes in order; None for those found in the training labels, sorted.
         class_weights: What the loss of a row of each class is multiplied by: "balanced" gives all classes the same sum, N / (K
             n_k) a row as in scikit-learn; a mapping gives the numbers, 1 for a class that it does not name.
+        calibration: "temperature" divides the logarithms of the probabilities by the number that gives the validation rows the
+            least log loss (Guo 2017, arXiv:1706.04599, equation 9); None leaves the probabilities as they are.
     """
 
     classes: tuple[ClassValue, ...] | None = None
     class_weights: Literal["balanced"] | Mapping[str, float] | None = None
+    calibration: Literal["temperature"] | None = None
 
     @field_validator("class_weights", mode="before")
     @classmethod
@@ -88,6 +94,20 @@ class ClassTask(Task, abstract=True):
     def row_weights(self, target: Tensor, codec: Codec) -> Float[Tensor, " B"] | None:
         return torch.tensor(codec.class_weights, device=target.device)[target] if codec.class_weights else None
 
+    @property
+    def tunes(self) -> bool:
+        return self.calibration is not None
+
+    def tune(self, estimate: Tensor, target: Tensor, codec: Codec, weights: Float[Tensor, " n"]) -> Codec:
+        if self.calibration is None:
+            return codec
+
+        def loss_at(log_temperature: float) -> float:
+            return float(log_loss(calibrated(estimate, math.exp(log_temperature)), target, weights))
+
+        best = minimize_scalar(loss_at, bounds=LOG_TEMPERATURES, method="bounded")
+        return codec.model_copy(update={"temperature": math.exp(best.x)})
+
     @abstractmethod
     def width(self, n_classes: int) -> int:
         """How many numbers the head gives."""
@@ -117,6 +137,20 @@ class ClassTask(Task, abstract=True):
             for index, value in enumerate(codec.classes):
                 columns[f"{self.name}:{_class_text(value)}"] = pa.array(shares[:, index].numpy())
         return columns
+
+
+def calibrated(probability: Tensor, temperature: float) -> Tensor:
+    """Probabilities, float64 ``[N]`` of the second of two classes or ``[N, K]``, at a temperature.
+
+    Example:
+        >>> calibrated(torch.tensor([[0.1, 0.9]]), 2.0)  # 1 : 9 becomes 1 : 3
+        tensor([[0.2500, 0.7500]], dtype=torch.float64)
+    """
+    if temperature == 1:
+        return probability.double()
+    if probability.ndim == 1:
+        return torch.sigmoid(torch.logit(probability.double()) / temperature)
+    return (probability.double().log() / temperature).softmax(1)
 
 
 def class_texts(codec: Codec) -> list[str]:

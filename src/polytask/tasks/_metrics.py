@@ -23,18 +23,13 @@ from torchmetrics.classification import (
     MulticlassCohenKappa,
     MulticlassF1Score,
 )
-from torchmetrics.functional import mean_absolute_error, mean_squared_error, tweedie_deviance_score
-from torchmetrics.functional.classification import (
-    binary_auroc,
-    binary_average_precision,
-    multiclass_cohen_kappa,
-)
 
 from polytask.scorer import Scorer, View
 
 # The network computes in float32: it cannot tell a probability nearer to 0 or 1 than this from 0 or 1.
 RESOLUTION = torch.finfo(torch.float32).eps
 N_BINS = 15
+Weights = Tensor | None
 SMALLEST_RATE = torch.finfo(torch.float32).tiny
 
 
@@ -135,15 +130,19 @@ def multilabel_scorers(names: Sequence[str]) -> dict[str, Scorer]:
 
 def ordinal_scorers(names: Sequence[str]) -> dict[str, Scorer]:
     """Those of a multiclass task, with mae in levels and kappa (Cohen's, with quadratic weights) of the labels."""
-    n_classes = len(names)
-    kappa = _unchecked(partial(multiclass_cohen_kappa, num_classes=n_classes, weights="quadratic"))
     return multiclass_scorers(names) | _by_name(
         _scorer("mae", mae, MeanAbsoluteError, "label"),
         _scorer("kappa", kappa, MulticlassCohenKappa, "label", is_ratio=False),
     )
 
 
-def r2(value: Tensor, target: Tensor) -> Tensor | float:
+def mean(values: Tensor, weights: Weights) -> Tensor:
+    """The mean over rows, weighted where there are weights."""
+    values = values.double()
+    return values.mean() if weights is None else (values * weights).sum() / weights.sum()
+
+
+def r2(value: Tensor, target: Tensor, weights: Weights = None) -> Tensor | float:
     """The share of the target's variance that is explained; nan for a constant target.
 
     Not torchmetrics': its r2_score takes sums of squares below 1e-4 for zero and loses its digits for targets far from 0.
@@ -151,74 +150,90 @@ def r2(value: Tensor, target: Tensor) -> Tensor | float:
     if is_constant(target):
         return math.nan
     truth = target.double()
-    return 1 - (value - truth).square().sum() / (truth - truth.mean()).square().sum()
+    return 1 - mean((value - truth).square(), weights) / mean((truth - mean(truth, weights)).square(), weights)
 
 
-def rmse(value: Tensor, target: Tensor) -> Tensor:
+def rmse(value: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The root of the mean squared error."""
-    return mean_squared_error(value.double(), target.double(), squared=False)
+    return mean((value.double() - target.double()).square(), weights).sqrt()
 
 
-def mae(value: Tensor, target: Tensor) -> Tensor:
+def mae(value: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The mean absolute error; of class codes, by how many levels one is wrong."""
-    return mean_absolute_error(value.double(), target.double())
+    return mean((value.double() - target.double()).abs(), weights)
 
 
-def poisson_deviance(value: Tensor, target: Tensor) -> Tensor:
+def poisson_deviance(value: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The mean of 2 (y log(y / r) - y + r) over rates r and counts y."""
-    return tweedie_deviance_score(value.double().clamp(min=SMALLEST_RATE), target.double(), power=1)
+    rate, truth = value.double().clamp(min=SMALLEST_RATE), target.double()
+    return mean(2 * (torch.xlogy(truth, truth / rate) - truth + rate), weights)
 
 
-def pinball(levels: Sequence[float], quantiles: Tensor, target: Tensor) -> Tensor:
+def pinball(levels: Sequence[float], quantiles: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The mean of max(q (y - x), (q - 1) (y - x)) over rows and levels q with their quantiles x."""
     missing = target.double().unsqueeze(1) - quantiles
     wanted = torch.tensor(levels, dtype=torch.float64)
-    return torch.maximum(wanted * missing, (wanted - 1) * missing).mean()
+    return mean(torch.maximum(wanted * missing, (wanted - 1) * missing).mean(1), weights)
 
 
-def share_below(index: int, quantiles: Tensor, target: Tensor) -> Tensor:
+def share_below(index: int, quantiles: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The share of rows at or below one of the quantiles."""
-    return (target <= quantiles[:, index]).double().mean()
+    return mean(target <= quantiles[:, index], weights)
 
 
-def coverage_error(levels: Sequence[float], quantiles: Tensor, target: Tensor) -> Tensor:
+def coverage_error(levels: Sequence[float], quantiles: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The mean over levels of |share of rows at or below the quantile - level|."""
-    shares = (target.unsqueeze(1) <= quantiles).double().mean(0)
-    return (shares - torch.tensor(levels, dtype=torch.float64)).abs().mean()
+    gaps = [share_below(index, quantiles, target, weights) - level for index, level in enumerate(levels)]
+    return torch.stack(gaps).abs().mean()
 
 
-def coverage(quantiles: Tensor, target: Tensor) -> Tensor:
+def coverage(quantiles: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The share of rows from the lowest to the highest quantile."""
-    return ((quantiles[:, 0] <= target) & (target <= quantiles[:, -1])).double().mean()
+    return mean((quantiles[:, 0] <= target) & (target <= quantiles[:, -1]), weights)
 
 
-def width(quantiles: Tensor, target: Tensor) -> Tensor:
+def width(quantiles: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The mean distance from the lowest to the highest quantile."""
-    return (quantiles[:, -1] - quantiles[:, 0]).mean()
+    return mean(quantiles[:, -1] - quantiles[:, 0], weights)
 
 
-def log_loss(probability: Tensor, target: Tensor) -> Tensor:
+def log_loss(probability: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """Minus the mean log probability of the true class, where no probability is taken to be below 1.2e-7."""
     if probability.ndim == 1:
         chosen = torch.where(target == 1, probability, 1 - probability)
     else:
         chosen = probability.gather(1, target.unsqueeze(1)).squeeze(1)
-    return -chosen.double().clamp(min=RESOLUTION).log().mean()
+    return mean(-chosen.double().clamp(min=RESOLUTION).log(), weights)
 
 
-def roc_auc(probability: Tensor, target: Tensor) -> Tensor | float:
-    """The area under the ROC curve; nan where all rows are of one class."""
-    return math.nan if is_constant(target) else binary_auroc(probability, target, validate_args=False)
+def roc_auc(probability: Tensor, target: Tensor, weights: Weights = None) -> Tensor | float:
+    """The area under the ROC curve, ties counted half; nan where all rows are of one class."""
+    if is_constant(target):
+        return math.nan
+    yes, no = _by_probability(probability, target, weights)
+    return (yes * (no.cumsum(0) - no / 2)).sum() / (yes.sum() * no.sum())
 
 
-def average_precision(probability: Tensor, target: Tensor) -> Tensor | float:
+def average_precision(probability: Tensor, target: Tensor, weights: Weights = None) -> Tensor | float:
     """The mean precision over the steps in recall; nan where no row is positive."""
-    return binary_average_precision(probability, target, validate_args=False) if bool(target.any()) else math.nan
+    if not bool(target.any()):
+        return math.nan
+    yes, no = (rows.flip(0) for rows in _by_probability(probability, target, weights))
+    found, called = yes.cumsum(0), (yes + no).cumsum(0)
+    return (yes * found / called).sum() / yes.sum()
 
 
-def accuracy(label: Tensor, target: Tensor) -> Tensor:
+def _by_probability(probability: Tensor, target: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """The weight of the rows of each class at every distinct probability, from the lowest."""
+    _, which = probability.unique(return_inverse=True)
+    each = torch.ones(len(target), dtype=torch.float64) if weights is None else weights.double()
+    sums = torch.bincount(2 * which + target, weights=each, minlength=2 * (int(which.max()) + 1)).view(-1, 2)
+    return sums[:, 1], sums[:, 0]
+
+
+def accuracy(label: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The share of labels that are right."""
-    return (label == target).double().mean()
+    return mean(label == target, weights)
 
 
 class Counts(NamedTuple):
@@ -229,16 +244,18 @@ class Counts(NamedTuple):
     true: Tensor
 
 
-def counts(label: Tensor, target: Tensor) -> Counts:
-    """How many rows of each class there are; K is what the codes need."""
+def counts(label: Tensor, target: Tensor, weights: Weights = None) -> Counts:
+    """How many rows of each class there are, or their weight; K is what the codes need."""
     n_classes = int(torch.maximum(label, target).max()) + 1
-    rows = (target[label == target], label, target)
-    return Counts(*(torch.bincount(codes, minlength=n_classes).double() for codes in rows))
+    each = torch.ones(len(target), dtype=torch.float64) if weights is None else weights.double()
+    right = label == target
+    rows = ((target[right], each[right]), (label, each), (target, each))
+    return Counts(*(torch.bincount(codes, weights=weight, minlength=n_classes) for codes, weight in rows))
 
 
 def precision(counts: Counts) -> Tensor:
     """Of the rows called so, the share that is; 0 where none is called so, nan where none is truly so either."""
-    return torch.where(counts.called + counts.true > 0, counts.right / counts.called.clamp(min=1), math.nan)
+    return torch.where(counts.called + counts.true > 0, (counts.right / counts.called).nan_to_num(), math.nan)
 
 
 def recall(counts: Counts) -> Tensor:
@@ -251,32 +268,41 @@ def f1(counts: Counts) -> Tensor:
     return 2 * counts.right / (counts.called + counts.true)
 
 
-def of_class(metric: Callable[[Counts], Tensor], code: int, label: Tensor, target: Tensor) -> Tensor | float:
+def of_class(
+    metric: Callable[[Counts], Tensor], code: int, label: Tensor, target: Tensor, weights: Weights = None
+) -> Tensor | float:
     """A metric of one class; nan where no row is of it and none is called so."""
-    values = metric(counts(label, target))
+    values = metric(counts(label, target, weights))
     return values[code] if code < len(values) else math.nan
 
 
-def macro(metric: Callable[[Counts], Tensor], label: Tensor, target: Tensor) -> Tensor:
+def macro(metric: Callable[[Counts], Tensor], label: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The mean of a metric over the classes, without those that have none."""
-    return metric(counts(label, target)).nanmean()
+    return metric(counts(label, target, weights)).nanmean()
 
 
-def weighted_f1(label: Tensor, target: Tensor) -> Tensor:
-    """The mean of f1 over the classes, weighed by how many rows are of each."""
-    found = counts(label, target)
+def weighted_f1(label: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
+    """The mean of f1 over the classes, weighted by how many rows are of each."""
+    found = counts(label, target, weights)
     return (f1(found).nan_to_num() * found.true).sum() / found.true.sum()
 
 
-def balanced_accuracy(label: Tensor, target: Tensor) -> Tensor:
+def balanced_accuracy(label: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The mean recall over the classes that the target has.
 
     Not torchmetrics' macro average, which counts a class that is only predicted as one with recall 0.
     """
-    return macro(recall, label, target)
+    return macro(recall, label, target, weights)
 
 
-def calibration_error(probability: Tensor, target: Tensor) -> Tensor:
+def kappa(label: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
+    """Cohen's kappa with quadratic weights: 1 - squared distance of labels and target / that of their shuffled rows."""
+    label, target = label.double(), target.double()
+    chance = sum(mean((x - mean(x, weights)).square(), weights) for x in (label, target))
+    return 1 - mean((label - target).square(), weights) / (chance + (mean(label, weights) - mean(target, weights)).square())
+
+
+def calibration_error(probability: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """Expected calibration error (Guo 2017, arXiv:1706.04599, equation 3): |share right - mean probability| over 15 equal bins.
 
     Of the second class's probability [N], else of the likeliest class's [N, K].
@@ -285,31 +311,36 @@ def calibration_error(probability: Tensor, target: Tensor) -> Tensor:
         probability, label = probability.max(1)
         target = label == target
     bins = (probability * N_BINS).ceil().long().clamp(1, N_BINS) - 1
-    gaps = torch.bincount(bins, weights=target.double() - probability.double(), minlength=N_BINS)
-    return gaps.abs().sum() / len(target)
+    each = torch.ones(len(target), dtype=torch.float64) if weights is None else weights.double()
+    gaps = torch.bincount(bins, weights=each * (target.double() - probability.double()), minlength=N_BINS)
+    return gaps.abs().sum() / each.sum()
 
 
-def of_label(metric: Callable[..., Tensor | float], index: int, prediction: Tensor, target: Tensor) -> Tensor | float:
+def of_label(
+    metric: Callable[..., Tensor | float], index: int, prediction: Tensor, target: Tensor, weights: Weights = None
+) -> Tensor | float:
     """A metric of one of several labels, on the rows where it is known; nan where there are none."""
     known = target[:, index] >= 0
-    return metric(prediction[known, index], target[known, index]) if bool(known.any()) else math.nan
+    each = None if weights is None else weights[known]
+    return metric(prediction[known, index], target[known, index], each) if bool(known.any()) else math.nan
 
 
-def over_labels(metric: Callable[..., Tensor | float], prediction: Tensor, target: Tensor) -> Tensor:
+def over_labels(metric: Callable[..., Tensor | float], prediction: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The mean of a metric over the labels that have one."""
-    values = [float(of_label(metric, index, prediction, target)) for index in range(target.shape[1])]
+    values = [float(of_label(metric, index, prediction, target, weights)) for index in range(target.shape[1])]
     return torch.tensor(values, dtype=torch.float64).nanmean()
 
 
-def exact_match(label: Tensor, target: Tensor) -> Tensor:
+def exact_match(label: Tensor, target: Tensor, weights: Weights = None) -> Tensor:
     """The share of rows whose known labels are all right."""
-    return ((label == target) | (target < 0)).all(1).double().mean()
+    return mean(((label == target) | (target < 0)).all(1), weights)
 
 
-def micro_f1(label: Tensor, target: Tensor) -> Tensor | float:
+def micro_f1(label: Tensor, target: Tensor, weights: Weights = None) -> Tensor | float:
     """f1 over all known labels of all rows at once."""
     known = target >= 0
-    return of_class(f1, 1, label[known], target[known])
+    each = None if weights is None else weights.unsqueeze(1).expand_as(target)[known]
+    return of_class(f1, 1, label[known], target[known], each)
 
 
 def is_constant(target: Tensor) -> bool:
@@ -317,13 +348,8 @@ def is_constant(target: Tensor) -> bool:
     return bool(target.min() == target.max())
 
 
-def _unchecked(metric: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Without torchmetrics' look through all rows for impossible codes: the task's codec has made them."""
-    return partial(metric, validate_args=False)
-
-
 def _scorer(
-    name: str, compute: Callable[[Tensor, Tensor], Tensor | float], metric: type[Metric], reads: View, is_ratio: bool = True
+    name: str, compute: Callable[..., Tensor | float], metric: type[Metric], reads: View, is_ratio: bool = True
 ) -> Scorer:
     return Scorer(name, compute, bool(metric.higher_is_better), reads, is_ratio)
 

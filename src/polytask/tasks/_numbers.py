@@ -55,7 +55,8 @@ class NumberTask(Task, abstract=True):
             raise PolytaskError("log1p is for labels from 0", where=where, found=found, mend="Use standardize or auto.")
         codec = self._codec(transform=transform, knots=_knots(values) if transform == "quantile" else ())
         center, scale = _center_and_scale(_forward(values, codec))
-        return codec.model_copy(update={"center": center, "scale": scale})
+        mean = None if transform == "standardize" else float(values.mean())
+        return codec.model_copy(update={"center": center, "scale": scale, "mean": mean})
 
     @property
     def n_outputs(self) -> int:

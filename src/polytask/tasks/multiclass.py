@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polytask.scorer import Scorer
 from polytask.task import Codec
-from polytask.tasks._classes import ClassTask, class_texts, frequencies
+from polytask.tasks._classes import ClassTask, calibrated, class_texts, frequencies
 from polytask.tasks._metrics import multiclass_scorers
 
 SMALLEST_DOUBT = 1e-12
@@ -63,7 +63,7 @@ class Multiclass(ClassTask):
         return outputs.log_softmax(2).logsumexp(1)
 
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
-        return {"probability": estimate.double(), "label": estimate.argmax(1)}
+        return {"probability": calibrated(estimate, codec.temperature), "label": estimate.argmax(1)}
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         return multiclass_scorers(class_texts(codec))

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from polytask.scorer import Scorer
 from polytask.task import Codec
-from polytask.tasks._classes import ClassTask, class_texts, frequencies
+from polytask.tasks._classes import ClassTask, calibrated, class_texts, frequencies
 from polytask.tasks._metrics import ordinal_scorers
 
 
@@ -57,7 +57,7 @@ class Ordinal(ClassTask):
         return merged
 
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
-        return {"probability": estimate.double(), "label": estimate.argmax(1)}
+        return {"probability": calibrated(estimate, codec.temperature), "label": estimate.argmax(1)}
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         return ordinal_scorers(class_texts(codec))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
@@ -31,7 +29,8 @@ class Regression(NumberTask):
 
     Where the label is transformed by log1p or to normal scores, going back from a mean on that scale gives no mean. So for
     "squared" and "huber" the residuals of the held-out rows are added to it before, and the mean of what comes back is the
-    answer (Duan's smearing, 1983, doi:10.1080/01621459.1983.10478017). A median needs none: "absolute" goes back as it is.
+    answer (Duan's smearing, 1983, doi:10.1080/01621459.1983.10478017). A median needs none: "absolute" goes back as it is,
+    and so does what a callable loss asks for.
 
     Args:
         huber_delta: Where Huber's loss turns linear, in standard deviations of the target (Huber 1964,
@@ -44,16 +43,11 @@ class Regression(NumberTask):
         (200.0, 100.0)
     """
 
+    tunes_on_training: ClassVar[bool] = True
     losses: ClassVar[tuple[str, ...]] = ("squared", "huber", "absolute")
     default_metrics: ClassVar[tuple[str, ...]] = ("r2", "rmse", "mae")
 
     huber_delta: float = Field(default=1.0, gt=0)
-
-    def fit_target(self, column: pa.Array) -> Codec:
-        codec = super().fit_target(column)
-        if codec.transform == "standardize" or self.loss == "absolute":
-            return codec
-        return codec.model_copy(update={"mean": float(self._values(column).mean())})
 
     def row_losses(self, output: Float[Tensor, "B width"], target: Tensor) -> Float[Tensor, " B"]:
         error = output[:, 0] - target
@@ -86,19 +80,24 @@ class Regression(NumberTask):
         return {"value": value / len(residuals)}
 
     def constant_views(self, codec: Codec, n_rows: int) -> dict[str, Tensor]:
-        if codec.mean is None:
-            return super().constant_views(codec, n_rows)
+        if not self.tunes or codec.mean is None:
+            return self.views(self.estimate(torch.tensor(codec.start).expand(n_rows, -1)), codec)
         return {"value": torch.full((n_rows,), codec.mean, dtype=torch.float64)}
 
-    def tune(self, estimate: Tensor, target: Tensor, codec: Codec) -> Codec:
-        if codec.mean is None or not len(target):
+    @property
+    def tunes(self) -> bool:
+        return self.transform != "standardize" and self.loss in (None, "squared", "huber")
+
+    def tune(self, estimate: Tensor, target: Tensor, codec: Codec, weights: Float[Tensor, " n"]) -> Codec:
+        if not self.tunes or codec.transform == "standardize":
             return codec
         residuals = (target - estimate).double()
         if codec.transform == "log1p":  # the one residual that does what all of them do
-            found = (torch.logsumexp(codec.scale * residuals, 0) - math.log(len(residuals))).reshape(1) / codec.scale
+            mean = torch.logsumexp(codec.scale * residuals + weights.log(), 0) - weights.sum().log()
+            found = mean.reshape(1) / codec.scale
         else:
-            levels = (torch.arange(N_RESIDUALS, dtype=torch.float64) + 0.5) / N_RESIDUALS
-            found = torch.from_numpy(np.quantile(residuals.numpy(), levels.numpy()))
+            levels = [(index + 0.5) / N_RESIDUALS for index in range(N_RESIDUALS)]
+            found = torch.stack([weighted_quantile(residuals, level, weights) for level in levels])
         return codec.model_copy(update={"residuals": tuple(found.tolist())})
 
     def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:

@@ -25,8 +25,8 @@ def check_task(task: Task, labels: Sequence[object] = LABELS) -> None:
     value as target. Losses are one per row, finite with finite gradients for outputs up to 30 and for a single row, and those
     of a row do not depend on other rows unless ``couples_rows``. No small change of the best constant is better than it, and
     its loss is the null loss. Ensembles have the mean loss of their members, and ``merged`` answers as their mean. Answers have
-    one value per row, classes are those of the labels, and every metric is finite. A column without labels gives a codec or a
-    PolytaskError, nothing else.
+    one value per row, classes are those of the labels, and every metric is finite. All this holds after tuning, which takes
+    rows by their weights. A column without labels gives a codec or a PolytaskError, nothing else.
 
     Args:
         task: The task.
@@ -57,6 +57,7 @@ def check_task(task: Task, labels: Sequence[object] = LABELS) -> None:
     _check_constant(fitted, target, where)
     _check_members(fitted, target, where)
     _check_answers(fitted, known, target, where)
+    _check_tuning(fitted, known, target, where)
 
 
 def _check_target(column: pa.Array, target: Tensor, present: Tensor, where: str) -> None:
@@ -197,6 +198,24 @@ def _check_answers(fitted: FittedTask, labels: pa.Array, target: Tensor, where: 
         )
         value = float(scorer.compute(views[scorer.reads], truth))
         demand(value == value, where, f"the metric {name!r} is NaN")
+
+
+def _check_tuning(fitted: FittedTask, labels: pa.Array, target: Tensor, where: str) -> None:
+    """What is learned after training comes back from JSON, keeps the constant, weighs rows, and answers as well."""
+    output = _outputs(fitted, len(labels))
+    tuned = fitted.tuned(output, target)
+    if not fitted.task.tunes:
+        demand(tuned.codec == fitted.codec, where, "tune changes the codec", mend="Let tunes say so.")
+        return
+    read = Codec(**json.loads(tuned.codec.model_dump_json()))
+    demand(read == tuned.codec, where, "the tuned codec does not come back from JSON", found=f"{read} for {tuned.codec}")
+    same = (tuned.codec.start, tuned.codec.null_loss) == (fitted.codec.start, fitted.codec.null_loss)
+    demand(same, where, "tuning changes the best constant or its loss")
+    alike = fitted.tuned(output, target, torch.full((len(labels),), 2.0)).views(output)
+    views = tuned.views(output)
+    held = all(close(view.double(), alike[name].double()) for name, view in views.items())
+    demand(held, where, "rows that all weigh 2 are tuned on otherwise than rows that all weigh 1")
+    _check_answers(tuned, labels, target, where)
 
 
 def _check_truth(fitted: FittedTask, labels: pa.Array, target: Tensor, views: dict[str, Tensor], where: str) -> None:
