@@ -127,28 +127,31 @@ def test_the_answers_are_the_same_to_the_bit(
 
 PEAK = """
 import resource, sys
+import pyarrow as pa
 from polytask import load
 run, n_rows = load(sys.argv[1]), 0
 pieces = run.predict_pieces(sys.argv[2]) if sys.argv[3] == "pieces" else [run.predict(sys.argv[2])]
 for piece in pieces:
     n_rows += len(piece)
-print(n_rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(n_rows, pa.default_memory_pool().max_memory() >> 20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 """
 
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     block = houses(100_000, 3).to_csv(index=False).split("\n", 1)
-    peaks = {}
+    peaks: dict[tuple[int, str], tuple[int, int]] = {}
     for n_blocks, how in ((1, "pieces"), (8, "pieces"), (8, "whole")):
         path = tmp_path / f"{n_blocks}.csv"
         path.write_text("\n".join([block[0], block[1] * n_blocks]))
         done = subprocess.run(
             [sys.executable, "-c", PEAK, str(run_folder), str(path), how], capture_output=True, text=True, check=True
         )
-        n_rows, peaks[n_blocks, how] = map(int, done.stdout.split())
+        n_rows, tables, process = map(int, done.stdout.split())
+        peaks[n_blocks, how] = tables, process
         assert n_rows == 100_000 * n_blocks
     with capsys.disabled():
-        sys.stdout.write(f"\npeak memory in MB by (100,000 rows, how): {peaks}\n")
-    assert peaks[8, "pieces"] < peaks[1, "pieces"] + 80
-    assert peaks[8, "pieces"] < peaks[8, "whole"]
+        sys.stdout.write(f"\npeak MB of tables and of the process, by (100,000 rows, how): {peaks}\n")
+    # The tables alone: what torch and the allocator hold is the larger part of the process, and varies.
+    assert peaks[8, "pieces"][0] < 1.5 * peaks[1, "pieces"][0]
+    assert peaks[8, "pieces"][0] < 0.5 * peaks[8, "whole"][0]
