@@ -57,7 +57,7 @@ def test_a_reader_that_had_enough_is_no_error(words: str) -> None:
     assert answer.stderr == ""
 
 
-def test_an_interrupt_is_no_error(tmp_path: Path) -> None:
+def test_an_interrupted_training_is_saved_and_says_how_to_go_on(tmp_path: Path) -> None:
     write_houses(tmp_path)
     words = ["fit", "houses.csv", "--task", "price", "--epochs", "1000000", "--set", "trainer.patience=null", "--out", "run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -71,8 +71,8 @@ def test_an_interrupt_is_no_error(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "interrupted\n"
-    assert not (tmp_path / "run").exists()
+    assert said == f"stopped by SIGINT; the training is saved: `polytask resume {tmp_path / 'run'}` goes on with it\n"
+    assert (tmp_path / "run/checkpoints/state.safetensors").is_file()
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
