@@ -144,7 +144,8 @@ class Words:
     """The arguments and options that `fit` and `init` share, as written."""
 
     files: Annotated[
-        list[str], Argument(metavar="FILES", help="Data files (.csv, .parquet, .arff, .gz of these).", show_default=False)
+        list[str],
+        Argument(metavar="FILES", help="Data files (.csv, .parquet, .jsonl, .arff, .gz of these).", show_default=False),
     ] = field(default_factory=list)
 
     task: Annotated[

@@ -173,10 +173,10 @@ def predict(
     from polytask.experiment import load
 
     chosen = None if tasks is None else parse_list(tasks)
-    answers = load(run).predict(rows, chosen, source=source, probabilities=probabilities)
-    write_answers(answers, place)
+    pieces = load(run).predict_pieces(rows, chosen, source=source, probabilities=probabilities)
+    n_rows, names = write_answers(pieces, place)
     if place is not None:
-        typer.echo(f"{answers.num_rows:,} rows written to {out}: {', '.join(answers.column_names)}")
+        typer.echo(f"{n_rows:,} rows written to {out}: {', '.join(names)}")
 
 
 @app.command(epilog=_examples("polytask compare run/", "polytask compare run/ --seeds 10"))
@@ -254,7 +254,7 @@ def demo(
     typer.echo("Two scanned digits side by side: which is left, which is right, their sum, and whether they are equal.")
     _trained(recipe, out, overwrite)
     test = recipe.sources[0].parts()["test"].drop_columns(list(kinds))
-    write_answers(test.slice(0, N_NEW_ROWS), Path(out) / "new.csv")
+    write_answers([test.slice(0, N_NEW_ROWS)], Path(out) / "new.csv")
     run = shlex.quote(out)
     _say_next(f"polytask predict {run} {shlex.quote(str(Path(out) / 'new.csv'))}", f"polytask compare {run} --seeds 1")
 

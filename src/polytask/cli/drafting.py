@@ -32,6 +32,7 @@ ADVICE = {
     "balancer": "Equal weights are hard to beat. Where a task stays behind try uncertainty, dwa or fixed weights of your own.",
     "trainer": "Early stopping ends the training before its last epoch. If a loss jumps, lower optimizer.lr.",
     "split": "Rows of one person or one house belong together: set group. To predict the future set time.",
+    "mixing": "With several sources, how much of each an epoch holds.",
     "columns": "The kinds of input columns: number, category, boolean or date. Where a guess is wrong, change it and take away "
     "the '# ' before it and before columns:.",
     "drop": "Columns that are no inputs: those that name the rows, and those that would give a label away.",
@@ -48,7 +49,7 @@ def draft(start: Start) -> str:
     sources = [line for source in recipe.sources for line in _item(source, _size(start.tables[source.label]))]
     tasks = [line for task in recipe.tasks for line in _item(task, _reason(start, task))]
     blocks = {"sources": ["sources:", *sources], "tasks": ["tasks:", *tasks]}
-    for name in ("encoder", "sharing", "head", "balancer", "trainer", "split"):
+    for name in ("encoder", "sharing", "head", "balancer", "trainer", "split", "mixing"):
         blocks[name] = [f"{name}:", *_fields(getattr(recipe, name), "  ")]
     blocks["columns"] = list(_columns(start))
     for name in ("drop", "primary", "unlabeled", "seed"):
