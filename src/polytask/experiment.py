@@ -31,7 +31,7 @@ from polytask.source import PIECE_ROWS, Source, like, open_source
 from polytask.trainer import Epoch, left_out
 
 RECORD, RECIPE, SCORES, HISTORY, CARD, MODEL = "run.json", "recipe.yaml", "scores.json", "history.jsonl", "README.md", "model"
-CHECKPOINTS, DRAFT = "checkpoints", ".recipe.tmp"
+CHECKPOINTS = "checkpoints"
 
 
 class Run:
@@ -314,12 +314,7 @@ def _saving(recipe: Recipe, folder: Path, data: Mapping[str, str], anew: bool) -
     checkpoints = Checkpoints(folder, recipe.trainer.checkpoint, data)
     try:
         if anew:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            (folder / DRAFT).write_text(recipe.to_yaml(), encoding="utf-8")
-            sync(folder / DRAFT)
-            (folder / DRAFT).replace(folder / RECIPE)
-            sync(folder)
+            _begin(recipe, folder)
     except OSError as error:
         mend = "Choose a place you may write to."
         raise PolytaskError(f"cannot write the run: {error}", where=str(folder.parent), mend=mend) from None
@@ -332,6 +327,25 @@ def _saving(recipe: Recipe, folder: Path, data: Mapping[str, str], anew: bool) -
             with suppress(OSError):  # it holds something else, and is not ours to remove
                 folder.parent.rmdir()
         raise
+
+
+def _begin(recipe: Recipe, folder: Path) -> None:
+    """Make the folder of a training's checkpoints, with its recipe, in one step: a crash leaves all of it or nothing."""
+    place = folder.parent
+    draft = place.with_name(f".{place.name}.begin")
+    shutil.rmtree(draft, ignore_errors=True)
+    (draft / folder.name).mkdir(parents=True)
+    (draft / folder.name / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+    for path in (draft / folder.name / RECIPE, draft / folder.name, draft):
+        sync(path)
+    if place.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+        (draft / folder.name).replace(folder)
+        draft.rmdir()
+        sync(place)
+    else:
+        draft.replace(place)
+    sync(place.parent)
 
 
 def _write_or_rescue(run: Run, place: Path) -> None:

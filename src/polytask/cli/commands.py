@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 import textwrap
 from io import TextIOWrapper
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from polytask.experiment import Run
     from polytask.recipe import Recipe
 
-INTERRUPTED = 130
 MISTAKE = 2
 N_NEW_ROWS = 5
 WIDTH = 100
@@ -50,7 +50,7 @@ class Commands(TyperGroup):
             if ctx.params["debug"]:
                 raise
             typer.echo(str(interrupt) or "interrupted", err=True)
-            raise typer.Exit(INTERRUPTED) from None
+            raise typer.Exit(128 + getattr(interrupt, "signal", signal.SIGINT)) from None
         return result
 
 
