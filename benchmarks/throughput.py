@@ -26,7 +26,8 @@ from polytask.optimization import Optimizer
 from polytask.sharings import Hard
 from polytask.task import FittedTask
 from polytask.tasks import Regression
-from polytask.trainer import Trainer, train
+from polytask.trainer import train
+from polytask.training import Trainer
 
 N_ROWS, N_COLUMNS, BATCH = 16_384, 32, 256
 

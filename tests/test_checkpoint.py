@@ -23,7 +23,7 @@ from polytask.checkpoint import JSON, STATE, Checkpoints, read, write
 from polytask.fitting import train_bundle
 from polytask.preparation import prepare
 from polytask.task import Task
-from polytask.trainer import Epoch
+from polytask.training import Epoch
 from tests.houses import houses
 
 FIELDS: dict[str, dict[str, Any]] = {"fixed": {"weights": {"price": 3.0}}}

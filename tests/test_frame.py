@@ -22,7 +22,7 @@ from polytask.recipe import Recipe
 from polytask.sharing import Sharing
 from polytask.sources.frame import Frame
 from polytask.task import Task
-from polytask.trainer import Trainer
+from polytask.training import Trainer
 
 N_ROWS = 160
 STEPS = [f"t{i}" for i in range(6)]

@@ -26,7 +26,7 @@ from polytask.tasks.count import Count
 from polytask.tasks.multiclass import Multiclass
 from polytask.tasks.ordinal import Ordinal
 from polytask.tasks.regression import Regression
-from polytask.trainer import Trainer
+from polytask.training import Trainer
 
 N_ROWS = 120
 PRICE, SOLD, HIDDEN = Regression("price"), Binary("sold"), Regression("hidden")

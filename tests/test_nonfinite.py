@@ -19,7 +19,8 @@ from polytask.keeping import Buffers
 from polytask.mixing import epoch_batches
 from polytask.model import module_key
 from polytask.preparation import Prepared, prepare
-from polytask.trainer import Epoch, _Loop, left_out
+from polytask.trainer import _Loop
+from polytask.training import Epoch, left_out
 
 N_ROWS, BATCH = 120, 16
 BALANCERS = ["equal", "uncertainty", "dwa", "unit_gramian", "toy_jacobian", "famo_like"]

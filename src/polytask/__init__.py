@@ -11,7 +11,7 @@ _HOMES = {
     "polytask.errors": ("PolytaskError",),
     "polytask.checkpoint": ("Stopped",),
     "polytask.recipe": ("Recipe",),
-    "polytask.trainer": ("Trainer",),
+    "polytask.training": ("Trainer",),
     "polytask.optimization": ("Optimizer",),
     "polytask.splitting": ("Split",),
     "polytask.experiment": ("fit", "load", "resume", "Run"),
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from polytask.tasks.ordinal import Ordinal as Ordinal
     from polytask.tasks.quantile import Quantile as Quantile
     from polytask.tasks.regression import Regression as Regression
-    from polytask.trainer import Trainer as Trainer
+    from polytask.training import Trainer as Trainer
 
 
 def __getattr__(name: str) -> Any:

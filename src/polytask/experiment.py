@@ -28,7 +28,7 @@ from polytask.preparation import Prepared, label_array, prepare
 from polytask.recipe import Recipe
 from polytask.scores import Scores
 from polytask.source import PIECE_ROWS, Source, like, open_source
-from polytask.trainer import Epoch, left_out
+from polytask.training import Epoch, left_out
 
 RECORD, RECIPE, SCORES, HISTORY, CARD, MODEL = "run.json", "recipe.yaml", "scores.json", "history.jsonl", "README.md", "model"
 CHECKPOINTS = "checkpoints"

@@ -20,7 +20,8 @@ from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.scores import Scores, score_task
 from polytask.task import FittedTask, Task
-from polytask.trainer import Epoch, train
+from polytask.trainer import train
+from polytask.training import Epoch
 
 
 def train_bundle(

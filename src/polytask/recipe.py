@@ -22,7 +22,7 @@ from polytask.sharing import Sharing
 from polytask.source import Source, open_source
 from polytask.splitting import Split
 from polytask.task import Task
-from polytask.trainer import Trainer
+from polytask.training import Trainer
 
 DEFAULT_KINDS = {"encoder": "table", "sharing": "hard", "head": "linear", "balancer": "equal"}
 FAMILIES: dict[str, type[Component]] = {family.family: family for family in (Source, Task, Encoder, Sharing, Head, Balancer)}

@@ -8,7 +8,7 @@ from polytask.preparation import prepare
 from polytask.recipe import Recipe
 from polytask.sources import Frame
 from polytask.tasks import Binary, Count, Multiclass, Regression
-from polytask.trainer import Trainer
+from polytask.training import Trainer
 from tests.houses import houses
 
 

@@ -12,7 +12,7 @@ import pytest
 from polytask.cli.catalog import FAMILIES, WIDTH, describe, family_named, listing, meanings, summaries
 from polytask.errors import PolytaskError
 from polytask.recipe import FAMILIES as ROOTS
-from polytask.trainer import Trainer
+from polytask.training import Trainer
 
 OURS = [(family, kind) for family in FAMILIES for kind in summaries(family)]
 

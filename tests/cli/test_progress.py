@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from polytask.cli.progress import N_LINES, CompareProgress, FitProgress
-from polytask.trainer import Epoch
+from polytask.training import Epoch
 
 
 def epoch(

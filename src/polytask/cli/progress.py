@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from polytask.trainer import Epoch
+    from polytask.training import Epoch
 
 N_LINES = 10
 WIDTH = 100
