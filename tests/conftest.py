@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 
 check_shapes()
 torch.set_num_threads(1)
+# A shell starts its background jobs, pytest among them, with Ctrl-C ignored; tests and the processes they start send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # How long an example takes says nothing about a property, and a failure must come back on the next run.
 hypothesis.settings.register_profile("polytask", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("polytask")
