@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 import torch
@@ -97,15 +99,20 @@ class Dataset:
     sources: Mapping[str, Bool[Tensor, " N"]] = field(default_factory=dict)
     weights: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        sizes = [n_rows(inputs) for inputs in self.inputs]
-        object.__setattr__(self, "_starts", [0, *torch.tensor(sizes).cumsum(0).tolist()])
-        object.__setattr__(self, "_complete", {name: bool(mask.all()) for name, mask in self.present.items()})
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The first row of each input set, and N."""
+        return [0, *accumulate(n_rows(inputs) for inputs in self.inputs)]
+
+    @cached_property
+    def _complete(self) -> dict[str, bool]:
+        """Whether every row has a label, per task."""
+        return {name: bool(mask.all()) for name, mask in self.present.items()}
 
     @property
     def n_rows(self) -> int:
         """N, over all input sets."""
-        return int(self._starts[-1])  # type: ignore[attr-defined]
+        return self._starts[-1]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -134,7 +141,7 @@ class Dataset:
 
     def batch(self, rows: Int[Tensor, " B"]) -> Batch:
         """Cut out a batch. With several input sets the rows are put in the order of the sets."""
-        starts: list[int] = self._starts  # type: ignore[attr-defined]
+        starts = self._starts
         if len(self.inputs) == 1:
             inputs = tuple({key: value.index_select(0, rows) for key, value in part.items()} for part in self.inputs)
         else:
@@ -167,7 +174,7 @@ class Dataset:
             yield self.batch(torch.arange(start, min(start + size, self.n_rows), device=device))
 
     def _labeled(self, task: str, rows: Tensor) -> Tensor | None:
-        if self._complete[task]:  # type: ignore[attr-defined]
+        if self._complete[task]:
             return None
         mask = self.present[task].index_select(0, rows)
         labeled = mask.nonzero().squeeze(1)

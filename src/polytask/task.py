@@ -355,7 +355,7 @@ class FittedTask:
         if self.task.searches_constant:
             start = self._minimized(start, target, each)
         null = float((self._losses(start.expand(len(target), -1), target).double() * each).mean())
-        # A loss that is negative at its best, as a log-likelihood may be, says nothing of its size: the first steps will.
+        # One that is negative at its best, as a log-likelihood may be, says nothing of size: the untrained network's will.
         scaled = math.isfinite(null) and null >= 0
         found: dict[str, object] = {"start": tuple(start.tolist()), "null_loss": max(null, NULL_LOSS_FLOOR) if scaled else None}
         if self.codec.mean is not None:

@@ -19,19 +19,11 @@ N_LINES = 10
 WIDTH = 100
 
 
-class FitProgress:
-    """Follows one training; call it after every epoch, inside ``with``.
+class _Shown:
+    """Has a display in a terminal, and none elsewhere; it is gone at the end of ``with``."""
 
-    Args:
-        n_epochs: The most epochs there can be.
-        console: Where to say it.
-    """
-
-    def __init__(self, n_epochs: int, console: Console) -> None:
-        self.n_epochs, self.console = n_epochs, console
-        self.latest: Epoch | None = None
-        self.best: Epoch | None = None
-        self.said = 0
+    def __init__(self, console: Console) -> None:
+        self.console = console
         self.display = _Display(console) if console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -40,6 +32,25 @@ class FitProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.display is not None:
             self.display.live.stop()
+
+
+class FitProgress(_Shown):
+    """Follows one training; call it after every epoch, inside ``with``.
+
+    Args:
+        n_epochs: The most epochs there can be.
+        console: Where to say it.
+    """
+
+    def __init__(self, n_epochs: int, console: Console) -> None:
+        super().__init__(console)
+        self.n_epochs = n_epochs
+        self.latest: Epoch | None = None
+        self.best: Epoch | None = None
+        self.said = 0
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        super().__exit__(kind, error, trace)
         if self.latest is None or self.best is None:
             return
         if self.said != self.latest.epoch:
@@ -74,23 +85,12 @@ class FitProgress:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-class CompareProgress:
+class CompareProgress(_Shown):
     """Follows the trainings of a comparison; call it before each, inside ``with``.
 
     Args:
         console: Where to say it.
     """
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.display = _Display(console) if console.is_terminal else None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self.display is not None:
-            self.display.live.stop()
 
     def __call__(self, name: str, number: int, total: int) -> None:
         """Take in that a training begins."""
