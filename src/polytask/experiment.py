@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import tempfile
@@ -26,12 +25,23 @@ from polytask.evaluation.comparison import Comparison, compare
 from polytask.fitting import score, train_bundle
 from polytask.preparation import Prepared, label_array, prepare
 from polytask.recipe import Recipe
+from polytask.run_folder import (
+    CARD,
+    CHECKPOINTS,
+    HISTORY,
+    MODEL,
+    RECIPE,
+    RECORD,
+    SCORES,
+    aside,
+    begin,
+    check_free,
+    is_unfinished,
+    settled,
+)
 from polytask.scores import Scores
 from polytask.source import PIECE_ROWS, Source, like, open_source
 from polytask.training import Epoch, left_out
-
-RECORD, RECIPE, SCORES, HISTORY, CARD, MODEL = "run.json", "recipe.yaml", "scores.json", "history.jsonl", "README.md", "model"
-CHECKPOINTS = "checkpoints"
 
 
 class Run:
@@ -152,7 +162,7 @@ class Run:
         return self._write(check_free(folder, overwrite))
 
     def _write(self, place: Path) -> Path:
-        draft, aside = place.with_name(f".{place.name}.new"), _aside(place)
+        draft, before = place.with_name(f".{place.name}.new"), aside(place)
         try:
             shutil.rmtree(draft, ignore_errors=True)
             self.bundle.save(draft / MODEL)
@@ -164,11 +174,11 @@ class Run:
             for path in (*draft.rglob("*"), draft):
                 sync(path)
             if place.exists():
-                shutil.rmtree(aside, ignore_errors=True)
-                place.rename(aside)
-            draft.rename(place)  # a crash between these two is mended by _settled
+                shutil.rmtree(before, ignore_errors=True)
+                place.rename(before)
+            draft.rename(place)  # a crash between these two is mended by settled
             sync(place.parent)
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(before, ignore_errors=True)
         except OSError as error:
             raise PolytaskError(f"cannot write the run: {error}", where=str(place), mend="Save it to another place.") from error
         finally:
@@ -260,11 +270,11 @@ def resume(folder: str | Path, recipe: Recipe | None = None, *, on_epoch: Callab
         PolytaskError: There is no such training, or its recipe or data have changed.
         Stopped: As for ``fit``.
     """
-    place = _settled(folder)
+    place = settled(folder)
     asked = place / CHECKPOINTS / RECIPE
     if not asked.is_file():
         if (place / RECORD).is_file():
-            shutil.rmtree(_aside(place), ignore_errors=True)  # what a crash at the very end left
+            shutil.rmtree(aside(place), ignore_errors=True)  # what a crash at the very end left
             return load(place)
         raise PolytaskError("no training to go on with", where=str(folder), mend="`polytask fit ... --out` begins one.")
     stored = Recipe.from_yaml(asked)
@@ -314,7 +324,7 @@ def _saving(recipe: Recipe, folder: Path, data: Mapping[str, str], anew: bool) -
     checkpoints = Checkpoints(folder, recipe.trainer.checkpoint, data)
     try:
         if anew:
-            _begin(recipe, folder)
+            begin(recipe.to_yaml(), folder)
     except OSError as error:
         mend = "Choose a place you may write to."
         raise PolytaskError(f"cannot write the run: {error}", where=str(folder.parent), mend=mend) from None
@@ -327,25 +337,6 @@ def _saving(recipe: Recipe, folder: Path, data: Mapping[str, str], anew: bool) -
             with suppress(OSError):  # it holds something else, and is not ours to remove
                 folder.parent.rmdir()
         raise
-
-
-def _begin(recipe: Recipe, folder: Path) -> None:
-    """Make the folder of a training's checkpoints, with its recipe, in one step: a crash leaves all of it or nothing."""
-    place = folder.parent
-    draft = place.with_name(f".{place.name}.begin")
-    shutil.rmtree(draft, ignore_errors=True)
-    (draft / folder.name).mkdir(parents=True)
-    (draft / folder.name / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
-    for path in (draft / folder.name / RECIPE, draft / folder.name, draft):
-        sync(path)
-    if place.is_dir():
-        shutil.rmtree(folder, ignore_errors=True)
-        (draft / folder.name).replace(folder)
-        draft.rmdir()
-        sync(place)
-    else:
-        draft.replace(place)
-    sync(place.parent)
 
 
 def _write_or_rescue(run: Run, place: Path) -> None:
@@ -368,10 +359,10 @@ def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> 
     Raises:
         PolytaskError: Not a run folder, or a damaged one.
     """
-    place = _settled(folder)
+    place = settled(folder)
     if not place.is_dir():
         raise PolytaskError("no such run folder", where=str(place), mend="`polytask fit ... --out run/` makes one.")
-    if _is_unfinished(place):
+    if is_unfinished(place):
         mend = f"If it is not going on still, `polytask resume {folder}` (polytask.resume) goes on with it."
         raise PolytaskError("the training of this run is not finished", where=str(folder), mend=mend)
     bundle = Bundle.load(place / MODEL, modules)
@@ -396,50 +387,6 @@ def _of_rows(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
             held = [joined.slice(n_rows)] if count > n_rows else []
     if held:
         yield pa.concat_tables(held)
-
-
-def check_free(folder: str | Path, overwrite: bool) -> Path:
-    """The place for a run.
-
-    Raises:
-        PolytaskError: Something is there that may not be replaced, or it cannot be written.
-    """
-    place = _settled(folder)
-    if place.exists() and not place.is_dir():
-        raise PolytaskError("is a file, not a folder for a run", where=str(folder), mend="Choose another name.")
-    if place.is_dir() and any(place.iterdir()):
-        unfinished = _is_unfinished(place)
-        if not unfinished and not (place / RECORD).is_file():
-            raise PolytaskError("the folder holds something else than a run", where=str(folder), mend="Choose another folder.")
-        if unfinished and not overwrite:
-            mend = f"`polytask resume {folder}` (polytask.resume) goes on with it; --overwrite (overwrite=True) begins anew."
-            raise PolytaskError("there is an unfinished training", where=str(folder), mend=mend)
-        if not overwrite:
-            raise PolytaskError(
-                "there is a run already", where=str(folder), mend="Choose another folder, or --overwrite (overwrite=True)."
-            )
-    parent = next(path for path in place.parents if path.exists())
-    if not os.access(parent, os.W_OK):
-        raise PolytaskError("the folder cannot be written", where=str(parent), mend="Choose a place you may write to.")
-    return place
-
-
-def _is_unfinished(place: Path) -> bool:
-    """Whether there is a training under way and nothing else."""
-    return place.is_dir() and [path.name for path in place.iterdir()] == [CHECKPOINTS]
-
-
-def _settled(folder: str | Path) -> Path:
-    """The absolute place of a run, where a crash in the middle of replacing it is mended."""
-    place = Path(folder).expanduser().absolute()
-    if not place.exists() and _aside(place).is_dir():
-        _aside(place).rename(place)
-    return place
-
-
-def _aside(place: Path) -> Path:
-    """Where a run is put while another takes its place."""
-    return place.with_name(f".{place.name}.old")
 
 
 def _anchored(recipe: Recipe) -> Recipe:

@@ -107,9 +107,9 @@ def fit(words: Words, out: Out = None, overwrite: Overwrite = False) -> None:
 @app.command(epilog=_examples("polytask resume run/"))
 def resume(run: RunFolder) -> None:
     """Go on with a training that was stopped or killed, bit for bit as if it had not been."""
-    from polytask.experiment import CHECKPOINTS, RECIPE
     from polytask.experiment import resume as go_on
     from polytask.recipe import Recipe
+    from polytask.run_folder import CHECKPOINTS, RECIPE
 
     asked = Path(run) / CHECKPOINTS / RECIPE
     if not asked.is_file():
@@ -244,8 +244,8 @@ def demo(
 ) -> None:
     """Learn four things from two scanned digits side by side: each digit, their sum, and whether they are equal."""
     from polytask.cli.answers import write_answers
-    from polytask.experiment import check_free
     from polytask.recipe import Recipe, changed
+    from polytask.run_folder import check_free
 
     check_free(out, overwrite)
     kinds = {"left": "multiclass", "right": "multiclass", "total": "regression", "same": "binary"}
@@ -284,8 +284,8 @@ def _recipe(words: Words, out: str | None, overwrite: bool) -> Recipe:
     if words.recipes and (given := words.only_with_data()):
         mend = "Change the recipe, or use --set, as in --set tasks.price.kind=ordinal."
         raise PolytaskError(f"a recipe says this already: {', '.join(given)}", where=words.recipes[0], mend=mend)
-    from polytask.experiment import check_free
     from polytask.recipe import Recipe
+    from polytask.run_folder import check_free
 
     if out is not None:
         check_free(out, overwrite)
