@@ -31,11 +31,11 @@ from torch.nn import functional
 
 from polytask.batch import Dataset
 from polytask.evaluation.verdict import TaskComparison, compare_losses
+from polytask.fitted import FittedTask
 from polytask.fitting import row_losses, train_bundle
 from polytask.preparation import Prepared, prepare
 from polytask.recipe import Recipe, changed
 from polytask.sources import ARFF, CSV, Frame
-from polytask.task import FittedTask
 from polytask.tasks import Binary, Count, Multiclass, Regression
 
 ROOT = Path(os.environ.get("POLYTASK_DATA") or Path(__file__).parents[1].parent / "shared" / "data")

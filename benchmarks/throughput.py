@@ -20,11 +20,11 @@ from polytask.balancers import Equal
 from polytask.batch import Dataset
 from polytask.columns import InputCodec
 from polytask.encoders import Table
+from polytask.fitted import FittedTask
 from polytask.heads import Linear
 from polytask.model import build_model
 from polytask.optimization import Optimizer
 from polytask.sharings import Hard
-from polytask.task import FittedTask
 from polytask.tasks import Regression
 from polytask.trainer import train
 from polytask.training import Trainer

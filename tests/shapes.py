@@ -17,6 +17,7 @@ CHECKED = (
     "polytask.batch",
     "polytask.encoder",
     "polytask.encoders",
+    "polytask.fitted",
     "polytask.gradients",
     "polytask.head",
     "polytask.heads",

@@ -21,10 +21,11 @@ from polytask.columns import InputCodec
 from polytask.component import Component, Settings
 from polytask.encoder import Encoder
 from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.fitted import FittedTask
 from polytask.head import Head
 from polytask.model import MultiTaskModel, build_model, outputs_on
 from polytask.sharing import Sharing
-from polytask.task import Codec, FittedTask, Task
+from polytask.task import Codec, Task
 
 FORMAT = 1
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"

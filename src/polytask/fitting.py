@@ -14,12 +14,13 @@ from polytask.batch import Dataset
 from polytask.bundle import Bundle, InputSet, Manifest, TaskRecord
 from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
+from polytask.fitted import FittedTask
 from polytask.intervals import N_RESAMPLES
 from polytask.model import outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.scores import Scores, score_task
-from polytask.task import FittedTask, Task
+from polytask.task import Task
 from polytask.trainer import train
 from polytask.training import Epoch
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from polytask.batch import Batch, Dataset, Features, FeatureSpec, Inputs, folded
 from polytask.columns import InputCodec
 from polytask.encoder import Encoder, TrunkPlan
+from polytask.fitted import FittedTask
 from polytask.head import Head
 from polytask.seeding import Clock, derived_seed, seed_draws, seeded
 from polytask.sharing import SharedTrunk, Sharing
-from polytask.task import FittedTask
 
 EVALUATION_ROWS = 4096
 

@@ -16,11 +16,12 @@ from polytask.bundle import InputSet
 from polytask.cells import ColumnKind
 from polytask.columns import InputCodec, names_rows
 from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.fitted import FittedTask
 from polytask.leaks import column_notes, find_leaks
 from polytask.recipe import Recipe
 from polytask.source import Source
 from polytask.splitting import TEST, TRAIN, VALIDATION, assign, assign_fold
-from polytask.task import FittedTask, Task
+from polytask.task import Task
 
 FREE = -1
 MAX_STRATA = 20

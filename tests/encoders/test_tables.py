@@ -12,12 +12,12 @@ from polytask.columns import InputCodec
 from polytask.encoders._table import normalized
 from polytask.encoders.table import Table
 from polytask.encoders.tabm import TabM
+from polytask.fitted import FittedTask
 from polytask.head import Head
 from polytask.heads.linear import Linear
 from polytask.heads.mlp import MLP
 from polytask.model import MultiTaskModel, build_model
 from polytask.sharings.hard import Hard
-from polytask.task import FittedTask
 from polytask.tasks.binary import Binary
 from polytask.tasks.regression import Regression
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import log_loss
 
 from polytask.errors import PolytaskError
-from polytask.task import FittedTask
+from polytask.fitted import FittedTask
 from polytask.tasks.binary import Binary
 
 INCOME = ["<=50K", ">50K", None, "<=50K", "<=50K", ">50K", "<=50K"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from polytask.errors import PolytaskError
-from polytask.task import FittedTask
+from polytask.fitted import FittedTask
 from polytask.tasks.multiclass import Multiclass
 
 FOUND = {

@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import mean_poisson_deviance
 
 from polytask.errors import PolytaskError
-from polytask.task import FittedTask
+from polytask.fitted import FittedTask
 from polytask.tasks.count import Count
 
 VISITS = [0, 3, None, 1, 12, 0, 7]

@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from polytask.component import Component
 from polytask.errors import PolytaskError
-from polytask.task import FittedTask, Task
+from polytask.fitted import FittedTask
+from polytask.task import Task
 from polytask.tasks.binary import Binary
 from polytask.tasks.multiclass import Multiclass
 from polytask.tasks.ordinal import Ordinal

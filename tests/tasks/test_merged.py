@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from polytask.task import FittedTask, Task
+from polytask.fitted import FittedTask
+from polytask.task import Task
 from polytask.tasks import Binary, Count, Multiclass, Ordinal, Regression
 
 TASKS = (Regression("y"), Count("y"), Binary("y"), Multiclass("y"), Ordinal("y"))

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import log_loss
 from torch.nn import functional
 
-from polytask.task import FittedTask
+from polytask.fitted import FittedTask
 from polytask.tasks.multiclass import Multiclass
 
 ANIMALS = ["dog", "cat", None, "eel", "dog", "dog"]

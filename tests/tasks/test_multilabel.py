@@ -12,8 +12,9 @@ from torch.nn import functional
 
 import polytask
 from polytask.errors import PolytaskError
+from polytask.fitted import FittedTask
 from polytask.recipe import Recipe
-from polytask.task import FittedTask, Task
+from polytask.task import Task
 from polytask.tasks.multilabel import Multilabel
 from polytask.testing import check_task
 

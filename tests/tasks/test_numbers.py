@@ -16,8 +16,9 @@ from sklearn.metrics import r2_score
 
 import polytask
 from polytask.errors import PolytaskError
+from polytask.fitted import FittedTask
 from polytask.recipe import Recipe
-from polytask.task import Codec, FittedTask, Task
+from polytask.task import Codec, Task
 from polytask.tasks._numbers import _skewness, chosen_transform, in_units
 from polytask.tasks.quantile import Quantile
 from polytask.tasks.regression import Regression

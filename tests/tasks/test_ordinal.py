@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss
 from torch.nn import functional
 
-from polytask.task import FittedTask
+from polytask.fitted import FittedTask
 from polytask.tasks.ordinal import Ordinal
 
 STARS = [1, 3, 2, None, 5, 3, 1, 1]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import mean_pinball_loss
 
 from polytask.errors import PolytaskError
-from polytask.task import FittedTask
+from polytask.fitted import FittedTask
 from polytask.tasks._quantiles import weighted_quantile
 from polytask.tasks.quantile import Quantile
 from polytask.testing import check_task

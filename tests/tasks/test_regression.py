@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from polytask.errors import PolytaskError
-from polytask.task import FittedTask
+from polytask.fitted import FittedTask
 from polytask.tasks.regression import Regression
 
 PRICES = [310.0, 250.0, None, 990.0, 120.0, 410.0, None]

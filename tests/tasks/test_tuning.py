@@ -15,8 +15,9 @@ from torch import Tensor
 
 import polytask
 from polytask.errors import PolytaskError
+from polytask.fitted import FittedTask
 from polytask.recipe import Recipe
-from polytask.task import FittedTask, Task
+from polytask.task import Task
 from polytask.tasks.binary import Binary, best_threshold
 from polytask.tasks.multiclass import Multiclass
 from polytask.tasks.ordinal import Ordinal

@@ -14,11 +14,12 @@ from torch import Tensor
 import polytask
 from polytask.batch import Dataset
 from polytask.errors import PolytaskError
+from polytask.fitted import FittedTask
 from polytask.fitting import metric_values, row_losses
 from polytask.model import mean_losses
 from polytask.preparation import prepare
 from polytask.recipe import Recipe
-from polytask.task import FittedTask, Task
+from polytask.task import Task
 from polytask.tasks.binary import Binary
 from polytask.tasks.count import Count
 from polytask.tasks.multiclass import Multiclass

@@ -7,8 +7,8 @@ from typing import Any
 
 from polytask.bundle import Bundle
 from polytask.errors import listed
+from polytask.fitted import FittedTask
 from polytask.scores import Scores
-from polytask.task import FittedTask
 
 
 def model_card(bundle: Bundle, scores: Scores, record: Mapping[str, Any]) -> str:

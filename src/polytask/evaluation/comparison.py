@@ -15,10 +15,10 @@ from polytask.bundle import n_parameters
 from polytask.errors import PolytaskError, listed
 from polytask.evaluation.delta_m import DeltaM, delta_m
 from polytask.evaluation.verdict import TaskComparison, compare_losses
+from polytask.fitted import FittedTask
 from polytask.fitting import metric_values, row_losses, train_bundle
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
-from polytask.task import FittedTask
 
 Metrics = dict[str, dict[str, float]]
 

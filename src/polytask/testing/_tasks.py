@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from polytask.errors import PolytaskError
-from polytask.task import Codec, FittedTask, Task
+from polytask.fitted import FittedTask
+from polytask.task import Codec, Task
 from polytask.testing._given import check_spec, close, demand, place
 
 LABELS = (0, 1, 1, None, 0, 1, 1, 0, 1, None, 1, 0)

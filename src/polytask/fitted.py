@@ -1,0 +1,135 @@
+"""A task with what it learned: codec, best constant and its loss, and how its losses and answers are computed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polytask.errors import PolytaskError
+from polytask.task import Codec, Task
+
+NULL_LOSS_FLOOR = 1e-8
+
+
+@dataclass(frozen=True)
+class FittedTask:
+    """A task with what it learned from the training labels."""
+
+    task: Task
+    codec: Codec
+    members: int = 1
+
+    @classmethod
+    def fit(cls, task: Task, column: pa.Array, weights: Float[Tensor, " N"] | None = None) -> FittedTask:
+        """Fit the codec, the best constant and its loss on the training labels of ``column`` (nulls are missing labels).
+
+        Args:
+            task: The task.
+            column: Its labels.
+            weights: How much each row counts; None for all alike.
+        """
+        labels = column.drop_null()
+        codec = task.fit_target(labels)
+        target, _ = task.encode(labels, codec)
+        if weights is None or not len(labels):
+            each = torch.ones(len(labels), dtype=torch.float64)
+        else:
+            each = weights[torch.from_numpy(column.is_valid().to_numpy(zero_copy_only=False))].double()
+        mean = float(each.mean()) if len(labels) else 1.0
+        fitted = cls(task, codec.model_copy(update={"n_labels": len(labels), "mean_weight": mean}))
+        return fitted._with_constant(target, each / mean) if len(labels) else fitted
+
+    def scaled_weights(self, weights: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+        """Weights of rows as the loss takes them: 1 is the mean over the training rows."""
+        return (weights / self.codec.mean_weight).float()
+
+    def losses(self, output: Tensor, target: Tensor) -> Float[Tensor, " B"]:
+        """One loss per row, before normalization; the mean over members of an ensemble (output ``[B, members, width]``).
+
+        Raises:
+            PolytaskError: A user's loss did not return one value per row.
+        """
+        if self.members == 1:
+            return self._losses(output, target)
+        if self.task.couples_rows:
+            return torch.stack([self._losses(member, target) for member in output.unbind(1)]).mean(0)
+        losses = self._losses(output.flatten(0, 1), target.repeat_interleave(self.members, 0))
+        return losses.view(-1, self.members).mean(1)
+
+    def answer_losses(self, output: Tensor, target: Tensor) -> Float[Tensor, " B"]:
+        """One loss per row of what is answered: as ``losses``, but for an ensemble that of its members' mean estimate."""
+        merged = None if self.members == 1 else self.task.merged(output)
+        return self.losses(output, target) if merged is None else self._losses(merged, target)
+
+    def views(self, output: Tensor) -> dict[str, Tensor]:
+        """An output in the column's own units."""
+        return self.task.views(self._estimate(output), self.codec)
+
+    def constant_views(self, n_rows: int) -> dict[str, Tensor]:
+        """What the best constant prediction says of ``n_rows`` rows."""
+        return self.task.constant_views(self.codec, n_rows)
+
+    def tuned(self, output: Tensor, target: Tensor, weights: Float[Tensor, " n"] | None = None) -> FittedTask:
+        """This task with what it learns from a trained network's output on labeled rows held out; see ``Task.tune``."""
+        each = torch.ones(len(target), dtype=torch.float64) if weights is None else weights.double()
+        return replace(self, codec=self.task.tune(self._estimate(output), target, self.codec, each))
+
+    def _estimate(self, output: Tensor) -> Tensor:
+        if self.members == 1:
+            return self.task.estimate(output)
+        estimate = self.task.estimate(output.flatten(0, 1))
+        return estimate.view(len(output), self.members, *estimate.shape[1:]).mean(1)
+
+    def _losses(self, output: Tensor, target: Tensor) -> Tensor:
+        weights = self.task.row_weights(target, self.codec)
+        losses = self._unweighted(output, target)
+        return losses if weights is None else losses * weights
+
+    def _unweighted(self, output: Tensor, target: Tensor) -> Tensor:
+        if not callable(self.task.loss):
+            return self.task.row_losses(output, target)
+        losses = self.task.loss(output, target)
+        if not isinstance(losses, Tensor) or losses.shape != target.shape[:1]:
+            found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+            mend = f"Return a tensor of shape ({len(target)},), without taking the mean."
+            raise PolytaskError(
+                "the loss must give one value per row", where=f"task {self.task.name!r}", found=found, mend=mend
+            )
+        return losses
+
+    def _with_constant(self, target: Tensor, each: Tensor) -> FittedTask:
+        if not self.task.has_constant:
+            return self
+        by_label = self.task.row_weights(target, self.codec)
+        weights = each if by_label is None else each * by_label
+        start = self.task.best_constant(target, self.codec, weights).float()
+        if self.task.searches_constant:
+            start = self._minimized(start, target, each)
+        null = float((self._losses(start.expand(len(target), -1), target).double() * each).mean())
+        # One that is negative at its best, as a log-likelihood may be, says nothing of size: the untrained network's will.
+        scaled = math.isfinite(null) and null >= 0
+        found: dict[str, object] = {"start": tuple(start.tolist()), "null_loss": max(null, NULL_LOSS_FLOOR) if scaled else None}
+        if self.codec.mean is not None:
+            found["mean"] = float((self.task.truth(target, self.codec).double() * each).mean())
+        return FittedTask(self.task, self.codec.model_copy(update=found), self.members)
+
+    def _minimized(self, start: Tensor, target: Tensor, each: Tensor) -> Tensor:
+        """The best constant under a loss without a closed form, by descent from a point near it."""
+        output = start.double().requires_grad_()
+        optimizer = torch.optim.LBFGS([output], max_iter=100, line_search_fn="strong_wolfe")
+        value = target.double() if target.is_floating_point() else target
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = (self._losses(output.expand(len(value), -1), value) * each).mean()
+            loss.backward()
+            return loss
+
+        with torch.enable_grad():
+            optimizer.step(closure)
+        return output.detach().float() if bool(torch.isfinite(output).all()) else start
