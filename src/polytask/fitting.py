@@ -16,7 +16,7 @@ from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
 from polytask.intervals import N_RESAMPLES
-from polytask.model import outputs_on
+from polytask.model import MultiTaskModel, outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.scores import Scores, score_task
@@ -62,7 +62,8 @@ def train_bundle(
         tasks=tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in chosen),
     )
     bundle = Bundle.build(manifest)
-    history = train(
+    assert isinstance(bundle.model, MultiTaskModel)  # no manifest of a recipe has snapshots
+    trained = train(
         bundle.model,
         _labeled(prepared.training, names),
         _labeled(prepared.validation, names),
@@ -74,8 +75,9 @@ def train_bundle(
         on_epoch=on_epoch,
         checkpoints=checkpoints,
     )
+    bundle = bundle.with_weights(trained.chosen)
     _tune(bundle, prepared)
-    return bundle, history
+    return bundle, trained.history
 
 
 def _tune(bundle: Bundle, prepared: Prepared) -> None:
