@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -36,13 +36,21 @@ class InputSet(Settings):
 
     Attributes:
         codec: How they become tensors.
-        sources: The names of the sources that have them.
-        tasks: The names of the tasks that these sources label.
+        sources: The sources that have them, and the names of the tasks that each of these labels.
     """
 
     codec: InputCodec
-    sources: tuple[str, ...]
-    tasks: tuple[str, ...]
+    sources: Mapping[str, tuple[str, ...]]
+
+    @property
+    def tasks(self) -> set[str]:
+        """The names of the tasks that rows with these columns were trained on."""
+        return {task for labeled in self.sources.values() for task in labeled}
+
+    def keep(self, tasks: Collection[str]) -> Self:
+        """The same columns with these tasks only, and without the sources that label none of them."""
+        kept = {source: tuple(task for task in labeled if task in tasks) for source, labeled in self.sources.items()}
+        return self.model_copy(update={"sources": {source: labeled for source, labeled in kept.items() if labeled}})
 
 
 class TaskRecord(Settings):
@@ -153,7 +161,7 @@ class Bundle:
 
     def _wanted(self, tasks: Sequence[str] | None, index: int) -> list[str]:
         if tasks is None:
-            return list(self.manifest.inputs[index].tasks)
+            return [task for task in self.tasks if task in self.manifest.inputs[index].tasks]
         for task in tasks:
             if task not in self.tasks:
                 raise PolytaskError(f"no task {task!r} in this run", mend=did_you_mean(task, self.tasks))

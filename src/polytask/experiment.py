@@ -211,8 +211,8 @@ class Run:
     def _labels(self, table: pa.Table, source: str | None) -> dict[str, pa.Array]:
         tasks = [fitted.task for fitted in self.bundle.tasks.values()]
         if source is not None:
-            mine = {name for part in self.bundle.manifest.inputs if source in part.sources for name in part.tasks}
-            tasks = [task for task in tasks if task.name in mine and task.source in (None, source)]
+            mine = {name for part in self.bundle.manifest.inputs for name in part.sources.get(source, ())}
+            tasks = [task for task in tasks if task.name in mine]
         there = [task for task in tasks if set(task.own_columns) <= set(table.column_names)]
         if not there:
             wanted = listed(column for task in tasks for column in task.own_columns)

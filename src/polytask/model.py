@@ -14,7 +14,7 @@ from polytask.encoder import Encoder, TrunkPlan
 from polytask.fitted import FittedTask
 from polytask.head import Head
 from polytask.seeding import Clock, derived_seed, seed_draws, seeded
-from polytask.sharing import SharedTrunk, Sharing
+from polytask.sharing import SharedTrunk, Sharing, module_key
 
 EVALUATION_ROWS = 4096
 
@@ -120,16 +120,6 @@ def mean_losses(model: MultiTaskModel, data: Dataset) -> dict[str, float]:
                 sums[task] = sums.get(task, 0.0) + float(loss) * n
                 counts[task] = counts.get(task, 0) + weight
     return {task: sums[task] / counts[task] / model.tasks[task].task.weight for task in sums}
-
-
-def module_key(name: str) -> str:
-    """A task's name as the key of a module: torch forbids dots and names that a ModuleDict has itself.
-
-    Example:
-        >>> module_key("price in no. of $")
-        'task price in no%2E of $'
-    """
-    return "task " + name.replace("%", "%25").replace(".", "%2E")
 
 
 class OneForAll(nn.Module):
