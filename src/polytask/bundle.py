@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from polytask.batch import Dataset, Inputs
@@ -29,6 +30,7 @@ from polytask.task import Codec, Task
 
 FORMAT = 1
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+N_TRIED = 16
 
 
 class InputSet(Settings):
@@ -159,13 +161,66 @@ class Bundle:
                 weights[task] = fitted.scaled_weights(fitted.task.weights_of(table))
         return Dataset(tuple(inputs), targets, present, weights=weights)
 
+    def keep(self, tasks: Sequence[str]) -> Self:
+        """The same network with these tasks only: without the other heads, and what only they need of the trunk.
+
+        Raises:
+            PolytaskError: A task is unknown, none is named, or the sharing scheme does not part the tasks.
+        """
+        if not tasks:
+            raise PolytaskError("no task is named", where="keep", mend=f"There is: {listed(self.tasks)}.")
+        self._check_tasks(tasks)
+        sets = [part.keep(tasks) for part in self.manifest.inputs]
+        records = [TaskRecord(task=fitted.task, codec=fitted.codec) for name, fitted in self.tasks.items() if name in tasks]
+        fields = {"inputs": tuple(part for part in sets if part.sources), "tasks": tuple(records)}
+        kept = type(self).build(self.manifest.model_copy(update=fields))
+        kept.take_weights(self.model.state_dict())
+        kept.check_answers(self, list(kept.tasks))
+        return kept
+
+    def take_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy the weights that have a place in this network; the others of its own stay as they are.
+
+        Raises:
+            PolytaskError: One has another shape there.
+        """
+        own = self.model.state_dict()
+        known = {key: value for key, value in weights.items() if key in own}
+        for key, value in known.items():
+            if value.shape != own[key].shape:
+                found = f"{key}: {_shape(tuple(value.shape))}, where {_shape(tuple(own[key].shape))} is needed"
+                raise PolytaskError("the weights are not of such a network", where="weights", found=found)
+        self.model.load_state_dict(own | known)
+
+    def check_answers(self, other: Bundle, tasks: Sequence[str]) -> None:
+        """Try whether these tasks say of rows what they say in another network, bit for bit.
+
+        Raises:
+            PolytaskError: They do not: what a task is handed by the sharing scheme depends on which other tasks there are.
+        """
+        for part in self.manifest.inputs:
+            one, two = self._tried(part.codec, tasks), other._tried(part.codec, tasks)
+            if changed := [task for task in tasks if not torch.equal(one[task], two[task])]:
+                what = f"the answers of {listed(map(repr, changed))} would be others without the tasks it had beside it"
+                mend = "This scheme does not part its tasks: use the whole run."
+                raise PolytaskError(what, where=f"sharing {self.manifest.sharing.kind}", mend=mend)
+
+    def _tried(self, codec: InputCodec, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """What the network says of made-up rows with these columns."""
+        inputs = [part.codec.made_up(N_TRIED) if part.codec == codec else {} for part in self.manifest.inputs]
+        with torch.inference_mode():
+            return self.model.eval()(inputs, tasks)  # type: ignore[no-any-return]
+
     def _wanted(self, tasks: Sequence[str] | None, index: int) -> list[str]:
         if tasks is None:
             return [task for task in self.tasks if task in self.manifest.inputs[index].tasks]
+        self._check_tasks(tasks)
+        return list(tasks)
+
+    def _check_tasks(self, tasks: Sequence[str]) -> None:
         for task in tasks:
             if task not in self.tasks:
                 raise PolytaskError(f"no task {task!r} in this run", mend=did_you_mean(task, self.tasks))
-        return list(tasks)
 
     def save(self, folder: Path) -> None:
         """Write manifest and weights into a folder.
