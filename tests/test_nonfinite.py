@@ -17,8 +17,8 @@ from polytask.batch import Batch
 from polytask.fitting import train_bundle
 from polytask.keeping import Buffers
 from polytask.mixing import epoch_batches
-from polytask.model import module_key
 from polytask.preparation import Prepared, prepare
+from polytask.sharing import module_key
 from polytask.training import Epoch, left_out
 from polytask.update import Updater
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import polytask
 from polytask.batch import Dataset
-from polytask.bundle import Bundle, InputSet, Manifest, TaskRecord
+from polytask.bundle import Bundle, Manifest, TaskRecord
 from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
@@ -58,7 +58,7 @@ def train_bundle(
         sharing=recipe.sharing,
         head=recipe.head,
         seed=seed,
-        inputs=tuple(_with_tasks(part, names) for part in prepared.inputs),
+        inputs=tuple(part.keep(names) for part in prepared.inputs),
         tasks=tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in chosen),
     )
     bundle = Bundle.build(manifest)
@@ -174,7 +174,3 @@ def _labeled(data: Dataset, tasks: Sequence[str]) -> Dataset:
     part = data.select(tasks)
     rows = torch.stack([part.present[task] for task in tasks]).any(0)
     return part if bool(rows.all()) else part.where(rows)
-
-
-def _with_tasks(part: InputSet, names: Sequence[str]) -> InputSet:
-    return part.model_copy(update={"tasks": tuple(task for task in part.tasks if task in names)})

@@ -14,7 +14,7 @@ from polytask.encoder import Encoder, TrunkPlan
 from polytask.fitted import FittedTask
 from polytask.head import Head
 from polytask.seeding import Clock, derived_seed, seed_draws, seeded
-from polytask.sharing import SharedTrunk, Sharing
+from polytask.sharing import SharedTrunk, Sharing, module_key
 
 EVALUATION_ROWS = 4096
 
@@ -25,7 +25,7 @@ class MultiTaskModel(nn.Module):
     Attributes:
         tasks: The fitted tasks by name.
         clock: Set ``clock.step`` to make dropout a function of (seed, part, step).
-        parts: The parameters of the trunk's parts, "stem", "stage 1", ..., and of the heads, "head".
+        layers: The matrices of the trunk's layers, by part and path in it, as in "stage 1 block.1", and of the heads, "head".
     """
 
     def __init__(
@@ -41,8 +41,7 @@ class MultiTaskModel(nn.Module):
         self.heads = nn.ModuleDict({module_key(name): head for name, head in heads.items()})
         self.tasks = dict(tasks)
         self.clock = clock
-        self.parts = {part: [p for module in made[part] for p in module.parameters()] for part in made}
-        self.parts["head"] = list(self.heads.parameters())
+        self.layers = _layers(made) | {"head": [p for p in self.heads.parameters() if p.ndim > 1]}
         self._keys = {name: module_key(name) for name in heads}
 
     def forward(self, inputs: Sequence[Inputs], tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
@@ -158,14 +157,13 @@ def mean_losses(model: MultiTaskModel, data: Dataset) -> dict[str, float]:
     return {task: sums[task] / counts[task] / model.tasks[task].task.weight for task in sums}
 
 
-def module_key(name: str) -> str:
-    """A task's name as the key of a module: torch forbids dots and names that a ModuleDict has itself.
-
-    Example:
-        >>> module_key("price in no. of $")
-        'task price in no%2E of $'
-    """
-    return "task " + name.replace("%", "%25").replace(".", "%2E")
+def _layers(made: Mapping[str, Sequence[nn.Module]]) -> dict[str, list[nn.Parameter]]:
+    layers: dict[str, list[nn.Parameter]] = {}
+    for part, modules in made.items():
+        for path, layer in (pair for module in modules for pair in module.named_modules()):
+            if matrices := [p for p in layer.parameters(recurse=False) if p.ndim > 1]:
+                layers.setdefault(f"{part} {path}".strip(), []).extend(matrices)
+    return layers
 
 
 class OneForAll(nn.Module):

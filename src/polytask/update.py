@@ -48,7 +48,7 @@ class Updater:
         self.balance = Balance(model, balancer)
         self.balance.start(tasks)
         self.buffers = Buffers(model)
-        self.norms = GradientNorms(model.parts)
+        self.norms = GradientNorms(model.layers)
         self.step = 0
         self.dropped: dict[str, int] = {}
 

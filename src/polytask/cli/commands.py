@@ -178,6 +178,25 @@ def predict(
         typer.echo(f"{n_rows:,} rows written to {out}: {', '.join(names)}")
 
 
+@app.command(epilog=_examples("polytask keep run/ --tasks price,condition --out small/"))
+def keep(
+    run: RunFolder,
+    tasks: Annotated[str, typer.Option(metavar="A,B,...", help="The tasks to keep.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where to save what is kept.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Save a run with some of its tasks only, to ship without the others; what it answers stays the same."""
+    from polytask.experiment import load
+    from polytask.run_folder import check_free
+
+    check_free(out, overwrite)
+    whole = load(run)
+    kept = whole.keep(*parse_list(tasks))
+    kept.save(out, overwrite)
+    left, before = kept.record["parameters"], whole.record["parameters"]
+    typer.echo(f"kept {', '.join(kept.bundle.tasks)}: {left:,} of {before:,} parameters are left\nsaved in {out}")
+
+
 @app.command(epilog=_examples("polytask compare run/", "polytask compare run/ --seeds 10"))
 def compare(
     run: RunFolder,

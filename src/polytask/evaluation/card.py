@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from polytask.bundle import Bundle
@@ -68,7 +68,7 @@ def _task_line(fitted: FittedTask) -> str:
     return f"- **{task.name}** ({task.kind}, column `{listed(task.label_columns)}`): {codec.n_labels} training labels; {what}"
 
 
-def _origin(sources: tuple[str, ...]) -> str:
+def _origin(sources: Iterable[str]) -> str:
     return f"rows of {listed(sources)}"
 
 

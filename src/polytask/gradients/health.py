@@ -1,4 +1,4 @@
-"""How large each task's gradient is at each part of a network, looked at now and then while it trains."""
+"""How large each task's gradient is at each layer of a network, looked at now and then while it trains."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MAX_TASKS = 16  # at one look: a backward pass each
 
 
 class GradientNorms:
-    """The norms of the task gradients at each part of a network; the mean over all looks since the last ``taken``.
+    """The norms of the task gradients at each layer of a network; the mean over all looks since the last ``taken``.
 
     Where there are many tasks a look is at some of them, in turn.
 
     Args:
-        parts: The parameters of each part, by its name.
+        layers: The parameters of each layer, by its name.
 
     Example:
         >>> one, two = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
@@ -28,8 +28,8 @@ class GradientNorms:
         {'price': {'stem': 3.0, 'head': 2.0}}
     """
 
-    def __init__(self, parts: Mapping[str, Sequence[nn.Parameter]]) -> None:
-        owned = {name: [p for p in parameters if p.requires_grad] for name, parameters in parts.items()}
+    def __init__(self, layers: Mapping[str, Sequence[nn.Parameter]]) -> None:
+        owned = {name: [p for p in parameters if p.requires_grad] for name, parameters in layers.items()}
         self.names = [name for name, parameters in owned.items() for _ in parameters]
         self.parameters = [p for parameters in owned.values() for p in parameters]
         self.found: dict[str, dict[str, list[float]]] = {}
@@ -53,6 +53,6 @@ class GradientNorms:
                     self.found.setdefault(task, {}).setdefault(name, []).append(math.sqrt(square))
 
     def taken(self) -> dict[str, dict[str, float]]:
-        """The mean norms by task and part, which are then forgotten; empty where nothing was looked at."""
+        """The mean norms by task and layer, which are then forgotten; empty where nothing was looked at."""
         found, self.found = self.found, {}
-        return {task: {name: sum(n) / len(n) for name, n in parts.items()} for task, parts in found.items()}
+        return {task: {name: sum(n) / len(n) for name, n in layers.items()} for task, layers in found.items()}
