@@ -87,6 +87,7 @@ CASES: dict[str, dict[str, Any]] = {
     **{f"sharing {kind}": {"sharing": kind} for kind in Sharing.kinds()},
     "balancer and mixing": {**two_sources(kind="annealed", joint=False), "balancer": "famo_like"},
     "no clipping": {"trainer": trainer(clip=None, checkpoint=0.0)},
+    "stages scaled": {"trainer": trainer(scale_stages=True)},
 }
 
 

@@ -15,6 +15,7 @@ from polytask.bundle import Bundle, InputSet, Manifest, TaskRecord
 from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
+from polytask.initialization import scale_stages
 from polytask.intervals import N_RESAMPLES
 from polytask.model import outputs_on
 from polytask.preparation import Prepared
@@ -61,10 +62,12 @@ def train_bundle(
         inputs=tuple(_with_tasks(part, names) for part in prepared.inputs),
         tasks=tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in chosen),
     )
-    bundle = Bundle.build(manifest)
+    bundle, training = Bundle.build(manifest), _labeled(prepared.training, names)
+    if recipe.trainer.scale_stages:
+        scale_stages(bundle.model, training, seed)
     history = train(
         bundle.model,
-        _labeled(prepared.training, names),
+        training,
         _labeled(prepared.validation, names),
         recipe.trainer,
         recipe.balancer,

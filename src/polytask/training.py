@@ -31,6 +31,8 @@ class Trainer(Settings):
         minutes: Stop after so many minutes of training, in the middle of an epoch if need be.
         average: Judge and keep an exponential moving average of the weights, which forgets this share of it less than 1 a
             step (0.99: the last hundred steps or so; fewer at the start); None keeps the raw weights.
+        scale_stages: Scale the initial weights of stems and stages so that every layer's output has unit variance on some
+            training rows (layer-sequential unit variance, arXiv:1511.06422).
         device: "auto" takes a GPU if there is one.
         checkpoint: Seconds between two saves of the state into the run's folder, from which `polytask resume` goes on; 0 saves
             after every step, None only where it is stopped.
@@ -46,6 +48,7 @@ class Trainer(Settings):
     patience: int | None = Field(default=16, ge=1)
     minutes: float | None = Field(default=None, gt=0)
     average: float | None = Field(default=0.99, gt=0, lt=1)
+    scale_stages: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     checkpoint: float | None = Field(default=30.0, ge=0)
     deterministic: bool = False
