@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from polytask import Recipe, cross_validate, load
-from polytask.cli.progress import FoldsProgress
+from polytask.cli.progress import FitProgress, FoldsProgress
 from polytask.training import Epoch
 from tests.cli.command import LABELS, TASKS, done, mistake, polytask, write_houses
 
@@ -79,13 +79,28 @@ def test_an_interrupt_says_what_is_lost_and_what_not(monkeypatch: pytest.MonkeyP
     interrupt_in(monkeypatch, 2)
     answer = polytask(*FIT, "--folds", "3", "--out", "run")
     assert answer.code == 130
-    lost = "interrupted after 1 of 3 folds, whose scores are those above; "
+    lost = "interrupted in fold 2 of 3; the scores of those before it are above; "
     assert answer.err == lost + "the run in run is saved, without folds.json\n"
     assert "\nfold 1 of 3  price r2 " in answer.out
     assert load("run").scores()
     assert not Path("run/folds.json").exists()
     answer = polytask(*FIT, "--folds", "3")
     assert (answer.code, answer.err) == (130, lost + "nothing was to be saved\n")
+
+
+def test_an_interrupt_of_the_first_training_says_that_no_fold_was_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FitProgress, "__call__", lambda *_: signal.raise_signal(signal.SIGINT))
+    answer = polytask(*FIT, "--folds", "3", "--out", "run")
+    assert answer.code == 130
+    run = Path("run").absolute()
+    assert answer.err == (
+        f"stopped by SIGINT; the training is saved: `polytask resume {run}` goes on with it, without the folds; "
+        "after it, `polytask fit run/recipe.yaml --folds 3` trains these\n"
+    )
+    monkeypatch.undo()
+    monkeypatch.chdir(run.parent)
+    done("resume", "run")
+    assert "Scores over 3 folds" in done("fit", "run/recipe.yaml", "--folds", "3")
 
 
 @pytest.fixture

@@ -110,15 +110,8 @@ def fit(words: Words, out: Out = None, overwrite: Overwrite = False, folds: Fold
     recipe = _recipe(words, out, overwrite)
     if folds is None:
         _trained(recipe, out, overwrite)
-    elif out is None:
-        typer.echo("note: no network is kept; with --out FOLDER one is trained on the recipe's own split and saved first")
-        _cross_validated(recipe, folds)
     else:
-        from polytask.evaluation.folds import check_folds
-
-        check_folds(recipe, folds)  # a mistake in them is told before the network trains
-        run = _trained(recipe, out, overwrite)
-        _cross_validated(recipe, folds, out, run.record["notes"])
+        _with_folds(recipe, folds, out, overwrite)
     if out is not None:
         _say_next_of(out)
 
@@ -321,6 +314,25 @@ def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
     return _followed(recipe.trainer.epochs, out, lambda on_epoch: fit(recipe, out, overwrite=overwrite, on_epoch=on_epoch))
 
 
+def _with_folds(recipe: Recipe, folds: int, out: str | None, overwrite: bool) -> None:
+    """Cross-validate; where there is a place for a run, once it is there."""
+    from polytask.checkpoint import Stopped
+    from polytask.evaluation.folds import check_folds
+    from polytask.run_folder import RECIPE
+
+    if out is None:
+        typer.echo("note: no network is kept; with --out FOLDER one is trained on the recipe's own split and saved first")
+        _cross_validated(recipe, folds)
+        return
+    check_folds(recipe, folds)  # a mistake in them is told before the network trains
+    try:
+        run = _trained(recipe, out, overwrite)
+    except Stopped as stopped:
+        later = f"polytask fit {shlex.quote(str(Path(out) / RECIPE))} --folds {folds}"
+        raise Stopped(f"{stopped}, without the folds; after it, `{later}` trains these", stopped.signal) from None
+    _cross_validated(recipe, folds, out, run.record["notes"])
+
+
 def _cross_validated(recipe: Recipe, folds: int, out: str | None = None, told: Sequence[str] = ()) -> None:
     """Train and judge every fold with progress, and say what they found but the notes that were told already."""
     from rich.console import Console
@@ -333,8 +345,8 @@ def _cross_validated(recipe: Recipe, folds: int, out: str | None = None, told: S
             scores = cross_validate(recipe, folds, on_fold=progress.fold, on_epoch=progress.epoch)
     except KeyboardInterrupt:
         kept = "nothing was to be saved" if out is None else f"the run in {out} is saved, without folds.json"
-        lost = f"interrupted after {progress.done} of {folds} folds, whose scores are those above"
-        raise KeyboardInterrupt(f"{lost}; {kept}") from None
+        before = "; the scores of those before it are above" if progress.done else ""
+        raise KeyboardInterrupt(f"interrupted in fold {progress.done + 1} of {folds}{before}; {kept}") from None
     typer.echo(f"\nScores over {folds} folds, each judged by the network that has not seen it\n{scores}")
     _tell([f"note: {note}" for note in scores.notes if note not in told])
     if out is not None:
