@@ -88,6 +88,10 @@ CASES: dict[str, dict[str, Any]] = {
     "balancer and mixing": {**two_sources(kind="annealed", joint=False), "balancer": "famo_like"},
     "no clipping": {"trainer": trainer(clip=None, checkpoint=0.0)},
     "stages scaled": {"trainer": trainer(scale_stages=True)},
+    "best weights per task": {"trainer": trainer(best="task", optimizer={"lr": 0.05})},
+    "steps in pieces": {"trainer": trainer(accumulate=3), "balancer": "dwa"},
+    "steps in pieces that are looked at again": {"trainer": trainer(accumulate=2), "balancer": "famo_like"},
+    "bfloat16": {"trainer": trainer(precision="bfloat16")},
 }
 
 
@@ -136,7 +140,7 @@ def assert_goes_on(make: Callable[[], Recipe], folder: Path, *stops: int) -> Non
 def test_stopped_thrice_is_as_never_stopped(case: str, tmp_path: Path) -> None:
     asked = recipe(**CASES[case])
     assert_goes_on(lambda: asked, tmp_path, 4, 6, 13)  # within an epoch, at its end, within the last
-    assert read(tmp_path / STATE)["step"] == N_STEPS
+    assert read(tmp_path / STATE)["update"]["step"] == N_STEPS
 
 
 def test_the_cases_are_told_apart_and_have_batches_without_a_task(tmp_path: Path) -> None:
@@ -194,7 +198,7 @@ def test_a_training_that_has_ended_is_not_trained_on(tmp_path: Path) -> None:
     asked = recipe()
     first = trained(asked, Checkpoints(tmp_path, None, {}))
     state = read(tmp_path / STATE)
-    assert (state["step"], state["ended"]) == (N_STEPS, True)
+    assert (state["update"]["step"], state["ended"]) == (N_STEPS, True)
     assert_same(trained(asked, Checkpoints(tmp_path, None, {})), first)
 
 

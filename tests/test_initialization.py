@@ -117,9 +117,9 @@ def test_every_source_has_a_say() -> None:
     model, data = built(sources=sources, split={"validation": 0, "test": 0})
     scale_stages(model, data)
     small = data.where(data.sources["b"])
-    stems: Any = model.trunk.stem.stems  # type: ignore[union-attr]
+    stem: Any = model.trunk.stem  # type: ignore[union-attr]
     with torch.no_grad():
-        output = stems[1](small.inputs[1]).tensor
+        output = stem(small.inputs).tensor
     assert float(output.std(correction=0)) == pytest.approx(1, abs=1e-4)
 
 

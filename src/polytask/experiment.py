@@ -41,7 +41,7 @@ from polytask.run_folder import (
 )
 from polytask.scores import Scores
 from polytask.source import PIECE_ROWS, Source, like, open_source
-from polytask.training import Epoch, left_out
+from polytask.training import Epoch, gradient_notes, left_out
 
 
 class Run:
@@ -151,6 +151,28 @@ class Run:
             self._prepared = prepare(self.recipe)
         return compare(self.recipe, self._prepared, seeds, on_fit)
 
+    def keep(self, *tasks: str) -> Run:
+        """The same run with these tasks only, to ship without the others: their answers are the same, bit for bit.
+
+        The other heads are gone, and the parts of the trunk and the input columns that only they needed. The history and the
+        row counts stay those of the whole training.
+
+        Raises:
+            PolytaskError: A task is unknown or none is named, or the sharing scheme does not part the tasks.
+        """
+        bundle = self.bundle.keep(tasks)
+        columns = {source: part.codec.names for part in bundle.manifest.inputs for source in part.sources}
+        recipe = self.recipe.keep(tasks, columns)
+        left, before = n_parameters(bundle.model), n_parameters(self.bundle.model)
+        note = f"kept of a run of {len(self.bundle.tasks)} tasks: {left:,} of its {before:,} parameters are left"
+        record = self.record | {
+            "parameters": left,
+            "data": {source.label: self.record["data"][source.label] for source in recipe.sources},
+            "notes": [*self.record["notes"], note],
+        }
+        scores = Scores({task: self._scores[task] for task in self._scores if task in tasks})
+        return Run(recipe, bundle, scores, self.history, record)
+
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write the run folder: recipe.yaml, run.json, scores.json, history.jsonl, README.md and model/.
 
@@ -203,7 +225,7 @@ class Run:
         return {name for part in self.bundle.manifest.inputs for name in part.codec.names}
 
     def _like(self, given: Source, source: str | None) -> str | None:
-        labels = [item.label for item in self.recipe.sources]
+        labels = [label for part in self.bundle.manifest.inputs for label in part.sources]
         if source is not None and source not in labels:
             raise PolytaskError(f"no source {source!r} in this run", mend=did_you_mean(source, labels))
         return source or (given.label if given.label in labels else None)
@@ -211,8 +233,8 @@ class Run:
     def _labels(self, table: pa.Table, source: str | None) -> dict[str, pa.Array]:
         tasks = [fitted.task for fitted in self.bundle.tasks.values()]
         if source is not None:
-            mine = {name for part in self.bundle.manifest.inputs if source in part.sources for name in part.tasks}
-            tasks = [task for task in tasks if task.name in mine and task.source in (None, source)]
+            mine = {name for part in self.bundle.manifest.inputs for name in part.sources.get(source, ())}
+            tasks = [task for task in tasks if task.name in mine]
         there = [task for task in tasks if set(task.own_columns) <= set(table.column_names)]
         if not there:
             wanted = listed(column for task in tasks for column in task.own_columns)
@@ -308,9 +330,9 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
         "scored_on": judged,
         "parameters": n_parameters(bundle.model),
         "seconds": round(before + time.perf_counter() - began, 3),
-        "best_epoch": max((epoch.epoch for epoch in history if epoch.best), default=0),
+        "best_epochs": {task: epoch.epoch for epoch in history for task in epoch.best},
         "data": fingerprints,
-        "notes": [*prepared.notes, *left_out(history)],
+        "notes": [*prepared.notes, *left_out(history), *gradient_notes(history)],
     }
     run = Run(recipe, bundle, scores, [epoch.to_dict() for epoch in history], record, prepared)
     if place is not None:

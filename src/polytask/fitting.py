@@ -11,13 +11,13 @@ from torch import Tensor
 
 import polytask
 from polytask.batch import Dataset
-from polytask.bundle import Bundle, InputSet, Manifest, TaskRecord
+from polytask.bundle import Bundle, Manifest, TaskRecord
 from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
 from polytask.initialization import scale_stages
 from polytask.intervals import N_RESAMPLES
-from polytask.model import outputs_on
+from polytask.model import MultiTaskModel, outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.scores import Scores, score_task
@@ -59,13 +59,14 @@ def train_bundle(
         sharing=recipe.sharing,
         head=recipe.head,
         seed=seed,
-        inputs=tuple(_with_tasks(part, names) for part in prepared.inputs),
+        inputs=tuple(part.keep(names) for part in prepared.inputs),
         tasks=tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in chosen),
     )
     bundle, training = Bundle.build(manifest), _labeled(prepared.training, names)
+    assert isinstance(bundle.model, MultiTaskModel)  # no manifest of a recipe has snapshots
     if recipe.trainer.scale_stages:
         scale_stages(bundle.model, training, seed)
-    history = train(
+    trained = train(
         bundle.model,
         training,
         _labeled(prepared.validation, names),
@@ -77,8 +78,9 @@ def train_bundle(
         on_epoch=on_epoch,
         checkpoints=checkpoints,
     )
+    bundle = bundle.with_weights(trained.chosen)
     _tune(bundle, prepared)
-    return bundle, history
+    return bundle, trained.history
 
 
 def _tune(bundle: Bundle, prepared: Prepared) -> None:
@@ -175,7 +177,3 @@ def _labeled(data: Dataset, tasks: Sequence[str]) -> Dataset:
     part = data.select(tasks)
     rows = torch.stack([part.present[task] for task in tasks]).any(0)
     return part if bool(rows.all()) else part.where(rows)
-
-
-def _with_tasks(part: InputSet, names: Sequence[str]) -> InputSet:
-    return part.model_copy(update={"tasks": tuple(task for task in part.tasks if task in names)})

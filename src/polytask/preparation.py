@@ -199,12 +199,11 @@ def _input_set(recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded],
     kinds: Mapping[str, ColumnKind] = {name: kind for name, kind in recipe.columns.items() if name in names}
     codec: InputCodec = recipe.encoder.fit_inputs(training, names, kinds)
     labels = {task.name for item in group for task in item.tasks}
-    tasks = tuple(task.name for task in recipe.tasks if task.name in labels)
     doubtful = [name for name in codec.names if name not in kinds and names_rows(training[name]) == "perhaps"]
     notes += column_notes(codec.constant, codec.identifiers, doubtful)
     known = {task.name: _label_column(task, group).filter(marks) for task in recipe.tasks if task.name in labels}
     notes += map(str, find_leaks(training, codec.names, known))
-    return InputSet(codec=codec, sources=tuple(item.source.label for item in group), tasks=tasks), codec.encode(table)
+    return InputSet(codec=codec, sources={i.source.label: tuple(t.name for t in i.tasks) for i in group}), codec.encode(table)
 
 
 def _fitted(recipe: Recipe, task: Task, loaded: Sequence[_Loaded], parts: NDArray[np.int8], notes: list[str]) -> FittedTask:

@@ -120,7 +120,6 @@ def fit(words: Words, out: Out = None, overwrite: Overwrite = False, folds: Fold
 def resume(run: RunFolder) -> None:
     """Go on with a training that was stopped or killed, bit for bit as if it had not been."""
     from polytask.experiment import resume as go_on
-    from polytask.recipe import Recipe
     from polytask.run_folder import CHECKPOINTS, RECIPE
 
     asked = Path(run) / CHECKPOINTS / RECIPE
@@ -128,7 +127,7 @@ def resume(run: RunFolder) -> None:
         go_on(run)  # says what is wrong, if anything is
         typer.echo(f"the training in {run} is finished already")
     else:
-        _followed(Recipe.from_yaml(asked).trainer.epochs, run, lambda on_epoch: go_on(run, on_epoch=on_epoch))
+        _followed(run, lambda on_epoch: go_on(run, on_epoch=on_epoch))
     _say_next_of(run)
 
 
@@ -191,6 +190,25 @@ def predict(
         typer.echo(f"{n_rows:,} rows written to {out}: {', '.join(names)}")
 
 
+@app.command(epilog=_examples("polytask keep run/ --tasks price,condition --out small/"))
+def keep(
+    run: RunFolder,
+    tasks: Annotated[str, typer.Option(metavar="A,B,...", help="The tasks to keep.")],
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where to save what is kept.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Save a run with some of its tasks only, to ship without the others; what it answers stays the same."""
+    from polytask.experiment import load
+    from polytask.run_folder import check_free
+
+    check_free(out, overwrite)
+    whole = load(run)
+    kept = whole.keep(*parse_list(tasks))
+    kept.save(out, overwrite)
+    left, before = kept.record["parameters"], whole.record["parameters"]
+    typer.echo(f"kept {', '.join(kept.bundle.tasks)}: {left:,} of {before:,} parameters are left\nsaved in {out}")
+
+
 @app.command(epilog=_examples("polytask compare run/", "polytask compare run/ --seeds 10"))
 def compare(
     run: RunFolder,
@@ -206,7 +224,7 @@ def compare(
     with CompareProgress(Console()) as progress:
         comparison = trained.compare(seeds, on_fit=progress)
     typer.echo(comparison)
-    _keep(comparison.to_dict(), Path(run) / "compare.json")
+    _put_beside(comparison.to_dict(), Path(run) / "compare.json")
 
 
 @app.command("list", epilog=_examples("polytask list", "polytask list balancers"))
@@ -311,7 +329,7 @@ def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
 
     if out is None:
         typer.echo("note: the run will not be saved; --out FOLDER keeps it")
-    return _followed(recipe.trainer.epochs, out, lambda on_epoch: fit(recipe, out, overwrite=overwrite, on_epoch=on_epoch))
+    return _followed(out, lambda on_epoch: fit(recipe, out, overwrite=overwrite, on_epoch=on_epoch))
 
 
 def _with_folds(recipe: Recipe, folds: int, out: str | None, overwrite: bool) -> None:
@@ -341,7 +359,7 @@ def _cross_validated(recipe: Recipe, folds: int, out: str | None = None, told: S
     from polytask.evaluation.folds import cross_validate
 
     try:
-        with FoldsProgress(folds, recipe.trainer.epochs, Console()) as progress:
+        with FoldsProgress(folds, Console()) as progress:
             scores = cross_validate(recipe, folds, on_fold=progress.fold, on_epoch=progress.epoch)
     except KeyboardInterrupt:
         kept = "nothing was to be saved" if out is None else f"the run in {out} is saved, without folds.json"
@@ -350,10 +368,10 @@ def _cross_validated(recipe: Recipe, folds: int, out: str | None = None, told: S
     typer.echo(f"\nScores over {folds} folds, each judged by the network that has not seen it\n{scores}")
     _tell([f"note: {note}" for note in scores.notes if note not in told])
     if out is not None:
-        _keep(scores.to_dict(), Path(out) / "folds.json")
+        _put_beside(scores.to_dict(), Path(out) / "folds.json")
 
 
-def _keep(found: dict[str, Any], place: Path) -> None:
+def _put_beside(found: dict[str, Any], place: Path) -> None:
     """Put what was found, and has been printed, into the folder of a run."""
     try:
         place.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -362,13 +380,13 @@ def _keep(found: dict[str, Any], place: Path) -> None:
     typer.echo(f"\nsaved in {place}")
 
 
-def _followed(n_epochs: int, out: str | None, train: Callable[[FitProgress], Run]) -> Run:
+def _followed(out: str | None, train: Callable[[FitProgress], Run]) -> Run:
     """Show a training's progress, then its scores."""
     from rich.console import Console
 
     from polytask.cli.progress import FitProgress
 
-    with FitProgress(n_epochs, Console()) as progress:
+    with FitProgress(Console()) as progress:
         run = train(progress)
     rows, record = run.record["rows"], run.record
     sizes = ", ".join(f"{count:,} {part}" for part, count in rows.items())

@@ -43,13 +43,11 @@ class FitProgress(_Shown):
     """Follows one training; call it after every epoch, inside ``with``.
 
     Args:
-        n_epochs: The most epochs there can be.
         console: Where to say it.
     """
 
-    def __init__(self, n_epochs: int, console: Console) -> None:
+    def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self.n_epochs = n_epochs
         self.latest: Epoch | None = None
         self.best: Epoch | None = None
         self.said = 0
@@ -71,9 +69,9 @@ class FitProgress(_Shown):
         self.latest = epoch
         self.best = epoch if epoch.best or self.best is None else self.best
         if self.display is not None:
-            words = f"epoch {epoch.epoch} of at most {self.n_epochs}"
-            self.display.show(words, epoch.epoch, self.n_epochs, self._losses(epoch))
-        elif epoch.epoch == 1 or epoch.epoch % math.ceil(self.n_epochs / N_LINES) == 0:
+            words = f"epoch {epoch.epoch} of at most {epoch.last}"
+            self.display.show(words, epoch.epoch, epoch.last, self._losses(epoch))
+        elif epoch.epoch == 1 or epoch.epoch % math.ceil(epoch.last / N_LINES) == 0:
             self._say(self._losses(epoch))
             self.said = epoch.epoch
 
@@ -88,23 +86,22 @@ class FoldsProgress(_Shown):
 
     Args:
         n_folds: How many there are.
-        n_epochs: The most epochs that each can have.
         console: Where to say it.
 
     Attributes:
         done: The folds that have judged.
     """
 
-    def __init__(self, n_folds: int, n_epochs: int, console: Console) -> None:
+    def __init__(self, n_folds: int, console: Console) -> None:
         super().__init__(console)
-        self.n_folds, self.n_epochs = n_folds, n_epochs
+        self.n_folds = n_folds
         self.done = 0
 
     def epoch(self, number: int, epoch: Epoch) -> None:
         """Take in an epoch of the training of a fold."""
         if self.display is not None:
-            words, before = f"fold {number} of {self.n_folds}", (number - 1) * self.n_epochs
-            self.display.show(words, before + epoch.epoch, self.n_folds * self.n_epochs, _losses_of(epoch))
+            words, passed = f"fold {number} of {self.n_folds}", (number - 1) * epoch.last + epoch.epoch
+            self.display.show(words, passed, self.n_folds * epoch.last, _losses_of(epoch))
 
     def fold(self, number: int, scores: Scores) -> None:
         """Take in the scores of a fold; the first metric of each task is told."""

@@ -15,7 +15,7 @@ from polytask.fitting import score, train_bundle
 from polytask.preparation import Prepared, prepare
 from polytask.recipe import Recipe
 from polytask.scores import CAPTION, Scores, decimals_for, number_text
-from polytask.training import Epoch, left_out
+from polytask.training import Epoch, gradient_notes, left_out
 
 HEADERS = ("task", "metric", "mean", "sd", "worst fold", "best fold", "constant", "folds", "rows")
 N_NAMES = 2  # columns of text, at the left
@@ -178,7 +178,7 @@ def cross_validate(
         prepared = _prepared(recipe, number, folds)
         tell = None if on_epoch is None else partial(on_epoch, number)
         bundle, history = train_bundle(recipe, prepared, on_epoch=tell)
-        seen[number - 1] += left_out(history)
+        seen[number - 1] += [*left_out(history), *gradient_notes(history)]
         found.append(score(bundle, prepared.test, recipe.seed, n_resamples=0))
         if on_fold is not None:
             on_fold(number, found[-1])
