@@ -135,8 +135,8 @@ def test_weights_are_how_many_rows_a_row_stands_for() -> None:
     inputs = np.repeat([[0.0, 1.0], [1.0, 0.0]], 40, axis=0)
     labels = np.tile([0.0, 1.0], 40)  # as often the one as the other, whatever the input
     weights = np.where(np.arange(80) < 40, np.where(labels == 1, 3.0, 1.0), np.where(labels == 1, 1.0, 4.0))
-    trainer = {"epochs": 150, "patience": None, "optimizer": {"lr": 0.01}}
-    estimator = MultiTaskEstimator("regression", trainer=trainer, validation=0)
+    trainer = {"epochs": 100, "optimizer": {"lr": 0.01}}
+    estimator = MultiTaskEstimator("regression", encoder=Table(width=16), trainer=trainer, validation=0)
     np.testing.assert_allclose(estimator.fit(inputs, labels).predict(inputs[[0, -1]]), [0.5, 0.5], atol=0.05)
     estimator.fit(inputs, labels, sample_weight=weights)
     np.testing.assert_allclose(estimator.predict(inputs[[0, -1]]), [0.75, 0.2], atol=0.05)

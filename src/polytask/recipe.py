@@ -24,7 +24,7 @@ from polytask.splitting import Split
 from polytask.task import Task
 from polytask.training import Trainer
 
-DEFAULT_KINDS = {"encoder": "table", "sharing": "hard", "head": "linear", "balancer": "equal"}
+DEFAULT_KINDS = {"encoder": "tabm", "sharing": "hard", "head": "linear", "balancer": "equal"}
 FAMILIES: dict[str, type[Component]] = {family.family: family for family in (Source, Task, Encoder, Sharing, Head, Balancer)}
 
 S = TypeVar("S", bound=Settings)

@@ -172,7 +172,7 @@ class _Loop:
             validation = self._validate()
             better = self.best.offer(self.epoch + 1, validation, self.model)
         selection = Judged((), self.deciding).mean(validation)
-        self.waited = 0 if better else self.waited + 1
+        self.waited = 0 if self.best.gained() else self.waited + 1
         if (
             self.settings.schedule == "plateau"
             and self.waited

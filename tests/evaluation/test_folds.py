@@ -25,6 +25,7 @@ def recipe(n_rows: int = 200, **fields: Any) -> Recipe:
         "sources": [Frame(houses(n_rows))],
         "tasks": [Regression("price"), Ordinal("condition"), Binary("waterfront")],
         "drop": ["id"],
+        "encoder": {"kind": "table", "width": 16},
         "trainer": {"epochs": 4},
     }
     return Recipe(**given | fields)
