@@ -27,12 +27,23 @@ def scale_stages(model: MultiTaskModel, data: Dataset, seed: int = 0) -> None:
     are not trained and all buffers.
 
     It is algorithm 1 of the paper but for two things. The weights are not made orthonormal first: they are those of a seed and
-    a name. And a bias is divided too, which the paper starts at 0: so that one pass is exact, where the paper goes on until the
-    variance is within 0.1 of 1. (Scaling the stages' outputs themselves would silence residual stages: what comes in has unit
-    variance already.)
+    a name. And a bias is divided with its weights, where the algorithm divides the weights alone and repeats until the variance
+    is within a tolerance of 1: so one pass is exact. (Scaling the stages' outputs themselves would silence residual stages:
+    what comes in has unit variance already.)
 
     References:
         Mishkin and Matas 2016, All you need is a good init (layer-sequential unit variance), arXiv:1511.06422, algorithm 1.
+
+    Example:
+        >>> from polytask import Frame, Linear, Hard, Recipe, Regression, Table
+        >>> from polytask.model import build_model
+        >>> from polytask.preparation import prepare
+        >>> table = {"x": torch.arange(99.0).square().numpy(), "y": torch.arange(99.0).numpy()}
+        >>> data = prepare(Recipe(sources=[Frame(table)], tasks=[Regression("y")]))
+        >>> model = build_model(Table(width=8), Hard(), Linear(), [data.inputs[0].codec], data.tasks)
+        >>> scale_stages(model, data.training)
+        >>> model.trunk.stem(data.training.inputs).tensor.std(correction=0).item()
+        1.000
     """
     batch, buffers, before = data.batch(_some_rows(data, seed)), Buffers(model), model.training
     buffers.keep()
