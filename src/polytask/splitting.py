@@ -41,7 +41,7 @@ class Split(Settings):
         0.15
         >>> Split(validation=0.6, test=0.4)
         Traceback (most recent call last):
-        polytask.errors.PolytaskError: split: validation and test leave no rows to train on. Found: 0.6 + 0.4. Let them sum ...
+        polytask.errors.PolytaskError: validation and test leave no rows to train on. Found: 0.6 + 0.4. Let them sum ...
     """
 
     validation: float = Field(default=0.15, ge=0, lt=1)
@@ -56,11 +56,11 @@ class Split(Settings):
         if self.validation + self.test >= 1 - 1e-9:
             found = f"{self.validation} + {self.test}"
             mend = "Let them sum to less than 1."
-            raise PolytaskError("validation and test leave no rows to train on", where="split", found=found, mend=mend)
+            raise PolytaskError("validation and test leave no rows to train on", found=found, mend=mend)
         if self.time is not None and (self.group is not None or isinstance(self.stratify, tuple)):
             other = "group" if self.group is not None else "stratify"
             mend = f"Give either time or {other}."
-            raise PolytaskError(f"a split by time has no room for {other}", where="split", mend=mend)
+            raise PolytaskError(f"a split by time has no room for {other}", mend=mend)
         return self
 
 

@@ -107,7 +107,7 @@ class Task(Component, family="tasks"):
         if isinstance(self.loss, str) and self.loss not in self.losses and not self.loss.startswith("external:"):
             own = did_you_mean(self.loss, self.losses) if self.losses else "Leave it out for the task's own loss."
             mend = f"{own} A callable (output, target) -> one loss per row is taken too."
-            raise PolytaskError(f"no loss {self.loss!r} for a {self.kind} task", where=f"task {self.name!r}", mend=mend)
+            raise PolytaskError(f"no loss {self.loss!r} for a {self.kind} task", where="loss", mend=mend)
         return self
 
     @field_serializer("loss")

@@ -60,8 +60,10 @@ class ClassTask(Task, abstract=True):
         names = [_class_text(value) for value in self.classes or ()]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            what = f"the classes name {listed(map(repr, twice))} twice"
-            raise PolytaskError(what, where=f"task {self.name!r}", mend="Name each class once.")
+            raise PolytaskError(f"{listed(map(repr, twice))} twice", where="classes", mend="Name each class once.")
+        if self.classes is not None and len(self.classes) < 2:
+            found, mend = listed(map(repr, self.classes)) or "none", "Name them all, or leave classes out."
+            raise PolytaskError("a task with classes needs two of them", where="classes", found=found, mend=mend)
         return self
 
     def fit_target(self, column: pa.Array) -> Codec:

@@ -51,11 +51,12 @@ class Multilabel(Task):
     def _labels_differ(self) -> Self:
         if self.columns is not None and (self.column is not None or self.labels is not None):
             mend = "Leave out column and labels, or columns."
-            raise PolytaskError("columns are the labels already", where=f"task {self.name!r}", mend=mend)
+            raise PolytaskError("columns are the labels already", where="columns", mend=mend)
         names = self.columns or self.labels or ()
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise PolytaskError(f"the labels name {listed(map(repr, twice))} twice", where=f"task {self.name!r}")
+            where = "labels" if self.columns is None else "columns"
+            raise PolytaskError(f"{listed(map(repr, twice))} twice", where=where, mend="Name each label once.")
         return self
 
     @property

@@ -48,7 +48,7 @@ class Quantile(NumberTask):
     def _levels_increase(self) -> Self:
         if any(low >= high for low, high in zip(self.quantiles, self.quantiles[1:], strict=False)):
             found = ", ".join(f"{level:g}" for level in self.quantiles)
-            raise PolytaskError("the quantiles do not increase", where=f"task {self.name!r}, quantiles", found=found)
+            raise PolytaskError("the levels do not increase", where="quantiles", found=found, mend="Order them, each once.")
         return self
 
     @property
