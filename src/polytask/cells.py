@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from polytask.component import Settings
-from polytask.errors import PolytaskError, listed
+from polytask.errors import CellsError, PolytaskError, counted, listed
 
 ColumnKind = Literal["number", "category", "boolean", "date"]
 Floats = NDArray[np.float64]
@@ -260,12 +260,12 @@ def _as_text(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string())
 
 
-def _misfits(name: str, expected: str, text: pa.ChunkedArray, wrong: pa.ChunkedArray, mend: str) -> PolytaskError:
+def _misfits(name: str, expected: str, text: pa.ChunkedArray, wrong: pa.ChunkedArray, mend: str) -> CellsError:
     """The error for cells that do not fit their column, told by the first of them."""
-    rows = np.flatnonzero(pc.fill_null(wrong, False).to_numpy())
-    found = listed((f"{text[int(row)].as_py()!r} in row {row + 1}" for row in rows), limit=5)
-    cells = "1 cell does" if len(rows) == 1 else f"{len(rows)} cells do"
-    return PolytaskError(f"{cells} not fit {expected}", where=f"column {name!r}", found=found, mend=mend)
+    rows = pa.array(np.flatnonzero(pc.fill_null(wrong, False).to_numpy()))
+    cells = dict(zip(rows.to_pylist(), text.take(rows).to_pylist(), strict=True))
+    what = f"{counted(len(rows), 'cell')} {'does' if len(rows) == 1 else 'do'} not fit {expected}"
+    return CellsError(what, cells=cells, where=f"column {name!r}", mend=mend)
 
 
 def _number_or_none(text: str) -> float | None:

@@ -6,6 +6,7 @@ import difflib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,7 @@ class CellsError(PolytaskError):
     Args:
         what: What is wrong, with how many cells.
         cells: The rows, the first being 0 (or words for a row), with the cell of each; the first few are told.
+        n_cells: How many cells they are the first of; None for these alone.
         where: The task or column.
         mend: What to do.
 
@@ -74,15 +76,24 @@ class CellsError(PolytaskError):
         task 'price': 2 labels are infinite. Found: 'inf' in row 4, '-inf' in row 7.
     """
 
-    def __init__(self, what: str, *, cells: Mapping[int | str, object], where: str = "", mend: str = "") -> None:
-        self.cells = dict(cells)
-        told = (f"{shown(cell)} in {_row(row)}" for row, cell in cells.items())
-        super().__init__(what, where=where, found=listed(told, limit=MAX_CELLS), mend=mend)
+    def __init__(
+        self,
+        what: str,
+        *,
+        cells: Mapping[int, object] | Mapping[int | str, object],
+        n_cells: int | None = None,
+        where: str = "",
+        mend: str = "",
+    ) -> None:
+        self.cells, self.n_cells = dict(islice(cells.items(), MAX_CELLS)), len(cells) if n_cells is None else n_cells
+        told = ", ".join(f"{shown(cell)} in {_row(row)}" for row, cell in self.cells.items())
+        more = self.n_cells - len(self.cells)
+        super().__init__(what, where=where, found=f"{told} and {more:,} more" if more else told, mend=mend)
 
     def renamed(self, name: Callable[[int], int | str]) -> CellsError:
         """The same error, with the row of another table, or words, for each row."""
         cells = {name(row) if isinstance(row, int) else row: cell for row, cell in self.cells.items()}
-        return CellsError(self.what, cells=cells, where=self.where, mend=self.mend)
+        return CellsError(self.what, cells=cells, n_cells=self.n_cells, where=self.where, mend=self.mend)
 
 
 @contextmanager
@@ -111,6 +122,16 @@ def counted(n: int, thing: str) -> str:
     return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
 
 
+def are(n: int, thing: str) -> str:
+    """A number with its noun and verb.
+
+    Example:
+        >>> are(1, "label"), are(2, "label")
+        ('1 label is', '2 labels are')
+    """
+    return f"{counted(n, thing)} {'is' if n == 1 else 'are'}"
+
+
 def shown(value: object) -> str:
     """A value on one line, cut where it is long.
 
@@ -118,7 +139,7 @@ def shown(value: object) -> str:
         >>> shown("x" * 100)
         "'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx..."
     """
-    text = " ".join(repr(value).split())
+    text = f"{value:g}" if isinstance(value, float) else " ".join(repr(value).split())
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polytask.errors import PolytaskError
+from polytask.errors import PolytaskError, rows_named
 from polytask.task import Codec, Task
 
 NULL_LOSS_FLOOR = 1e-8
@@ -33,13 +34,14 @@ class FittedTask:
             column: Its labels.
             weights: How much each row counts; None for all alike.
         """
-        labels = column.drop_null()
-        codec = task.fit_target(labels)
-        target, _ = task.encode(labels, codec)
+        labels, rows = column.drop_null(), np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+        with rows_named(lambda row: int(rows[row])):
+            codec = task.fit_target(labels)
+            target, _ = task.encode(labels, codec)
         if weights is None or not len(labels):
             each = torch.ones(len(labels), dtype=torch.float64)
         else:
-            each = weights[torch.from_numpy(column.is_valid().to_numpy(zero_copy_only=False))].double()
+            each = weights[torch.from_numpy(rows)].double()
         mean = float(each.mean()) if len(labels) else 1.0
         fitted = cls(task, codec.model_copy(update={"n_labels": len(labels), "mean_weight": mean}))
         return fitted._with_constant(target, each / mean) if len(labels) else fitted

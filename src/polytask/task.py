@@ -15,7 +15,7 @@ from pydantic import Field, field_serializer, model_validator
 from torch import Tensor
 
 from polytask.component import Component, Settings
-from polytask.errors import PolytaskError, did_you_mean
+from polytask.errors import CellsError, PolytaskError, are, did_you_mean, listed
 from polytask.head import Head
 from polytask.scorer import Scorer, user_scorer
 
@@ -131,6 +131,12 @@ class Task(Component, family="tasks"):
         return (self.label_column,)
 
     @property
+    def place(self) -> str:
+        """What messages call this task's labels."""
+        columns = "column" if len(self.label_columns) == 1 else "columns"
+        return f"task {self.name!r}, {columns} {listed(map(repr, self.label_columns))}"
+
+    @property
     def own_columns(self) -> tuple[str, ...]:
         """The columns that say something of this task's labels, and so are no inputs."""
         return (*self.label_columns, *((self.weight_column,) if self.weight_column is not None else ()))
@@ -142,16 +148,20 @@ class Task(Component, family="tasks"):
             PolytaskError: A weight is negative or not a number.
         """
         column, where = table.column(self.weight_column), f"task {self.name!r}, weight_column {self.weight_column!r}"
-        values = numbers(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column, where)
-        negative = np.flatnonzero(values < 0)
-        if len(negative):
-            found = f"{values[negative[0]]:g} in row {negative[0] + 1}"
-            raise PolytaskError("a row cannot weigh less than nothing", where=where, found=found, mend="Give weights from 0.")
+        values = numbers(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column, where, "weight")
+        refuse(values < 0, values, "weight", "negative", where, "Give weights from 0.")
         return torch.from_numpy(np.nan_to_num(values))
 
     def labels_of(self, table: pa.Table) -> pa.Array:
-        """The labels as one array, null where a row has none: what ``fit_target`` and ``encode`` take."""
+        """The labels as one array, null where a row has none: what ``fit_target`` and ``encode`` take.
+
+        Raises:
+            PolytaskError: A cell is a list or another nested value.
+        """
         column = table.column(self.label_column)
+        if pa.types.is_nested(column.type):
+            found, mend = f"a column of {column.type}", "Give a column per value, or use multilabel for lists of words."
+            raise PolytaskError("a label is a single value", where=self.place, found=found, mend=mend)
         return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
     @abstractmethod
@@ -256,28 +266,47 @@ class Task(Component, family="tasks"):
         return chosen
 
 
-def numbers(column: pa.Array, where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def numbers(column: pa.Array, where: str, thing: str = "label") -> np.ndarray[Any, np.dtype[np.float64]]:
     """A column as float64, NaN where missing.
 
+    Args:
+        column: The cells.
+        where: The task and column, for messages.
+        thing: What a cell is, for messages.
+
     Raises:
-        PolytaskError: It holds text, or infinite values.
+        PolytaskError: It holds text, dates or nested values, or infinite ones.
     """
     text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     try:
         plain = pc.utf8_trim_whitespace(column) if text else column
         floats = plain.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
-        wrong = (value for value in column.drop_null().to_pylist() if not _is_number(value))
-        found = repr(next(wrong, "text")) if text else f"a column of {column.type}"
-        mend = "Mend these cells, say which text means missing, or choose a task for classes such as multiclass."
-        raise PolytaskError("the labels are not numbers", where=where, found=found, mend=mend) from None
+        if not text:
+            found, mend = f"a column of {column.type}", "Turn it into numbers first, such as the days since a start."
+            raise PolytaskError(f"the {thing}s are not numbers", where=where, found=found, mend=mend) from None
+        cells = {row: cell for row, cell in enumerate(column.to_pylist()) if cell is not None and not _is_number(cell)}
+        what = f"{are(len(cells), thing)} {'not a number' if len(cells) == 1 else 'not numbers'}"
+        mend = "Mend them, or say which text means missing; classes need a task such as multiclass."
+        raise CellsError(what, cells=cells, where=where, mend=mend) from None
     values: np.ndarray[Any, np.dtype[np.float64]] = floats.astype(np.float64)
-    infinite = np.flatnonzero(np.isinf(values))
-    if len(infinite):
-        raise PolytaskError(
-            f"{len(infinite)} labels are infinite", where=where, found=f"row {infinite[0] + 1}", mend="Mend or drop them."
-        )
+    refuse(np.isinf(values), values, thing, "infinite", where, "Mend them, or leave them empty.")
     return values
+
+
+def refuse(
+    wrong: np.ndarray[Any, np.dtype[np.bool_]],
+    values: np.ndarray[Any, np.dtype[np.float64]],
+    thing: str,
+    what: str,
+    where: str,
+    mend: str,
+) -> None:
+    """Raise a CellsError that names the rows where ``wrong`` is true, if there are any."""
+    rows = np.flatnonzero(wrong)
+    if len(rows):
+        cells = {int(row): float(values[row]) for row in rows}
+        raise CellsError(f"{are(len(rows), thing)} {what}", cells=cells, where=where, mend=mend)
 
 
 def _is_number(text: str) -> bool:

@@ -89,10 +89,10 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(PolytaskError) as caught:
         task.task.encode(pa.array(["red", "roud, red", "roud"]), task.codec)
     assert str(caught.value) == (
-        "task 'tags', column 'tags': 2 labels are not among those of the training rows. Found: 'roud'. "
-        "Did you mean 'round'? Mend these rows, or give the task all its labels."
+        "task 'tags', column 'tags': 2 labels are not among those of the training rows. Found: 'roud' in row 2. "
+        "Did you mean 'round'? Mend or drop these rows, or give the task all its labels."
     )
-    with pytest.raises(PolytaskError, match="a label of several is 0 or 1"):
+    with pytest.raises(PolytaskError, match=r"1 label is neither 0 nor 1. Found: 2 in row 2"):
         Multilabel("y", columns=("a",)).labels_of(pa.table({"a": [1, 2]}))
     with pytest.raises(PolytaskError, match="columns are the labels already"):
         Multilabel("y", columns=("a",), labels=("b",))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -16,12 +16,14 @@ from pydantic import field_validator, model_validator
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from polytask.errors import PolytaskError, did_you_mean, listed
-from polytask.task import Codec, Task
+from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed
+from polytask.task import Codec, Task, refuse
 from polytask.tasks._metrics import log_loss
 
 ClassValue = bool | int | float | str
+Rows = np.ndarray[Any, np.dtype[np.intp]]
 MAX_CLASSES = 10_000
+FEW_ROWS = 20  # fewer may all differ by chance
 MAX_WHOLE = 2.0**63
 LOG_TEMPERATURES = (-3.0, 3.0)
 
@@ -67,20 +69,18 @@ class ClassTask(Task, abstract=True):
         return self
 
     def fit_target(self, column: pa.Array) -> Codec:
-        where = f"task {self.name!r}, column {self.label_column!r}"
-        found = self.classes if self.classes is not None else _sorted_classes(column, where)
-        self.check_classes(found, where)
+        found = self.classes if self.classes is not None else _sorted_classes(column, self.place)
+        self.check_classes(found, counted(len(column), "row"))
         codec = Codec(width=self.width(len(found)), classes=found, start=(0.0,) * self.width(len(found)))
         return codec if self.class_weights is None else codec.model_copy(update={"class_weights": self._weights(column, codec)})
 
-    def check_classes(self, classes: tuple[ClassValue, ...], where: str) -> None:
-        """Raise a PolytaskError where these classes do not fit the task."""
+    def check_classes(self, classes: tuple[ClassValue, ...], rows: str) -> None:
+        """Raise a PolytaskError where these classes, those of so many training rows, do not fit the task."""
         if len(classes) < 2:
-            found = f"only {classes[0]!r}" if classes else "no label"
+            found = f"{classes[0]!r} in each of {rows}" if classes else f"no label in {rows}"
             mend = "Leave this task out, or give its classes."
-            raise PolytaskError(
-                "a task with classes needs two of them in the training rows", where=where, found=found, mend=mend
-            )
+            what = "a task with classes needs two of them in the training rows"
+            raise PolytaskError(what, where=self.place, found=found, mend=mend)
 
     def _weights(self, column: pa.Array, codec: Codec) -> tuple[float, ...]:
         if self.class_weights == "balanced":
@@ -115,19 +115,12 @@ class ClassTask(Task, abstract=True):
         """How many numbers the head gives."""
 
     def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
-        text, known = _text(column), class_texts(codec)
+        text, known = label_text(column, self.place), class_texts(codec)
         codes = pc.index_in(text, value_set=pa.array(known, pa.string()))
         present = text.is_valid().to_numpy(zero_copy_only=False)
         codes = codes.fill_null(-1).to_numpy(zero_copy_only=False)
         unseen = np.flatnonzero(present & (codes < 0))
-        if len(unseen):
-            values = text.take(pa.array(unseen)).unique().to_pylist()
-            raise PolytaskError(
-                f"{len(unseen)} labels are of a class that the training rows do not have",
-                where=f"task {self.name!r}, column {self.label_column!r}",
-                found=listed(map(repr, values)),
-                mend=f"{did_you_mean(values[0], known)} Mend or drop these rows, or give the task all its classes.",
-            )
+        refuse_unseen(text.take(pa.array(unseen)), unseen, known, "its classes", self.place)
         return torch.from_numpy(np.maximum(codes, 0).astype(np.int64)), torch.from_numpy(present)
 
     def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
@@ -139,6 +132,26 @@ class ClassTask(Task, abstract=True):
             for index, value in enumerate(codec.classes):
                 columns[f"{self.name}:{_class_text(value)}"] = pa.array(shares[:, index].numpy())
         return columns
+
+
+def refuse_unseen(unseen: pa.Array, rows: Rows, known: Sequence[str], field: str, where: str) -> None:
+    """Raise a CellsError that names the first row of each label that training has not, if there are any.
+
+    Args:
+        unseen: The labels that training has not.
+        rows: The row of each.
+        known: Those that it has.
+        field: Where the task takes the names of all of them.
+        where: The task and column.
+    """
+    if not len(unseen):
+        return
+    first: dict[str, int] = {}
+    for row, value in zip(rows.tolist(), unseen.to_pylist(), strict=True):
+        first.setdefault(value, row)
+    mend = f"{did_you_mean(unseen[0].as_py(), known)} Mend or drop these rows, or give the task all {field}."
+    cells = {row: value for value, row in first.items()}
+    raise CellsError(f"{are(len(unseen), 'label')} not among those of the training rows", cells=cells, where=where, mend=mend)
 
 
 def calibrated(probability: Tensor, temperature: float) -> Tensor:
@@ -167,17 +180,34 @@ def frequencies(target: Tensor, n_classes: int, weights: Tensor) -> Tensor:
 
 
 def _sorted_classes(column: pa.Array, where: str) -> tuple[ClassValue, ...]:
-    values = _whole(column).unique().drop_null()
-    if not (pa.types.is_boolean(values.type) or pa.types.is_integer(values.type) or _is_text(values.type)):
-        finite = pa.types.is_floating(values.type) and pc.all(pc.is_finite(values), min_count=0).as_py()
-        if not finite:
-            found = "inf" if pa.types.is_floating(values.type) else f"a column of {values.type}"
-            mend = "Give them as text, numbers or booleans."
-            raise PolytaskError("these labels cannot be classes", where=where, found=found, mend=mend)
-    if len(values) > MAX_CLASSES:
-        mend = "If it is a number choose regression; if it is free text it cannot be a class."
-        raise PolytaskError(f"{len(values)} different labels are too many classes", where=where, mend=mend)
+    values = _readable(column, where).unique().drop_null()
+    if len(values) > MAX_CLASSES or len(values) == len(column) > FEW_ROWS:
+        what = "too many classes" if len(values) > MAX_CLASSES else "no two labels are alike"
+        found = f"{len(values):,} different labels in {counted(len(column), 'row')}"
+        mend = "If they are amounts choose regression; free text cannot be a class."
+        raise PolytaskError(what, where=where, found=found, mend=mend)
     return tuple(sorted(values.to_pylist()))
+
+
+def label_text(column: pa.Array, where: str) -> pa.Array:
+    """Labels as text, a number that is whole without a point.
+
+    Raises:
+        PolytaskError: They are dates, or infinite.
+    """
+    return _readable(column, where).cast(pa.string())
+
+
+def _readable(column: pa.Array, where: str) -> pa.Array:
+    values, mend = _whole(column), "Give the labels as text, numbers or booleans."
+    if pa.types.is_floating(values.type):
+        numbers = values.to_numpy(zero_copy_only=False)
+        refuse(np.isinf(numbers), numbers, "label", "infinite", where, "Mend them, or leave them empty.")
+        return values
+    kind, types = values.type, pa.types
+    if not (types.is_boolean(kind) or types.is_integer(kind) or types.is_null(kind) or _is_text(kind)):
+        raise PolytaskError("these labels cannot be classes", where=where, found=f"a column of {kind}", mend=mend)
+    return values
 
 
 def _whole(column: pa.Array) -> pa.Array:
@@ -194,10 +224,6 @@ def _whole(column: pa.Array) -> pa.Array:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _text(column: pa.Array) -> pa.Array:
-    return _whole(column).cast(pa.string())
 
 
 def _class_text(value: ClassValue) -> str:

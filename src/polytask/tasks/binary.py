@@ -45,11 +45,12 @@ class Binary(ClassTask):
         codec = super().fit_target(column)
         return codec if isinstance(self.threshold, str) else codec.model_copy(update={"threshold": self.threshold})
 
-    def check_classes(self, classes: tuple[ClassValue, ...], where: str) -> None:
-        super().check_classes(classes, where)
+    def check_classes(self, classes: tuple[ClassValue, ...], rows: str) -> None:
+        super().check_classes(classes, rows)
         if len(classes) > 2:
-            found = f"{len(classes)} values: {listed(map(repr, classes))}"
-            raise PolytaskError("a binary task has two classes", where=where, found=found, mend="Use multiclass or ordinal.")
+            found = f"{len(classes)} values in {rows}: {listed(map(repr, classes), limit=5)}"
+            mend = "Use multiclass or ordinal, or regression for amounts."
+            raise PolytaskError("a binary task has two classes", where=self.place, found=found, mend=mend)
 
     def width(self, n_classes: int) -> int:
         return 1

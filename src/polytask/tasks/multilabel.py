@@ -14,9 +14,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.errors import PolytaskError, counted, listed
 from polytask.scorer import Scorer
-from polytask.task import Codec, Task, numbers
+from polytask.task import Codec, Task, numbers, refuse
+from polytask.tasks._classes import label_text, refuse_unseen
 from polytask.tasks._metrics import multilabel_scorers
 
 MAX_LABELS = 10_000
@@ -27,7 +28,8 @@ class Multilabel(Task):
     """Each of L labels is there or not; the mean binary cross-entropy of the labels that a row tells.
 
     The labels are either columns of 0 and 1, of which a row may leave some empty, or words in one column of text, such as
-    ``red, round``. There a cell that the source takes for missing is a row without an answer, and an empty text has no label.
+    ``red, round``, or of lists of words. There a cell that the source takes for missing is a row without an answer, an empty
+    text has no label.
 
     Args:
         columns: Columns of 0 and 1, one per label; None for one column of text.
@@ -66,24 +68,25 @@ class Multilabel(Task):
     def labels_of(self, table: pa.Table) -> pa.Array:
         """The column of text, or the cells of all columns as a text such as "1,0,", which is null where all are empty."""
         if self.columns is None:
-            return super().labels_of(table)
+            return super().labels_of(self._joined(table))
         marks = [self._marks(table.column(name), name) for name in self.columns]
         known = np.any([mark.is_valid().to_numpy(zero_copy_only=False) for mark in marks], 0)
         joined = pc.binary_join_element_wise(*(mark.fill_null("") for mark in marks), ",") if len(marks) > 1 else marks[0]
         return pc.if_else(pa.array(known), joined, None)
 
     def fit_target(self, column: pa.Array) -> Codec:
-        where = f"task {self.name!r}, column {listed(self.label_columns)!r}"
         names = self.columns or self.labels or tuple(sorted(set(self._words(column)[0].to_pylist())))
         if not names or len(names) > MAX_LABELS:
             mend = f"Give from 1 to {MAX_LABELS:,}; the separator is {self.separator!r}."
-            raise PolytaskError("no label in the training rows" if not names else "too many labels", where=where, mend=mend)
+            what = f"{len(names):,} labels are too many" if names else "no label in the training rows"
+            raise PolytaskError(what, where=self.place, mend=mend)
         codec = Codec(width=len(names), labels=names, start=(0.0,) * len(names))
         target, present = self.encode(column, codec)
         rows = target[present]
         if len(rows) and all(len(told.unique()) < 2 for told in (row[row >= 0] for row in rows.T)):
             mend = "A constant needs no network: leave this task out."
-            raise PolytaskError("every label is the same in all training rows", where=where, mend=mend)
+            found = counted(len(rows), "row")
+            raise PolytaskError("every label is the same in all training rows", where=self.place, found=found, mend=mend)
         return codec
 
     def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
@@ -92,14 +95,8 @@ class Multilabel(Task):
             return self._encoded_marks(column, len(codec.labels)), present
         words, rows = self._words(column)
         codes = pc.index_in(words, value_set=pa.array(codec.labels, pa.string()))
-        if codes.null_count:
-            unseen = words.filter(codes.is_null()).unique().to_pylist()
-            raise PolytaskError(
-                f"{codes.null_count} labels are not among those of the training rows",
-                where=f"task {self.name!r}, column {self.label_column!r}",
-                found=listed(map(repr, unseen)),
-                mend=f"{did_you_mean(unseen[0], codec.labels)} Mend these rows, or give the task all its labels.",
-            )
+        unseen = codes.is_null()
+        refuse_unseen(words.filter(unseen), rows[unseen.to_numpy(zero_copy_only=False)], codec.labels, "its labels", self.place)
         target = torch.zeros(len(column), len(codec.labels), dtype=torch.long)
         target[~present] = UNKNOWN
         target[torch.from_numpy(rows), torch.from_numpy(codes.to_numpy(zero_copy_only=False).astype(np.int64))] = 1
@@ -140,22 +137,26 @@ class Multilabel(Task):
 
     def _words(self, column: pa.Array) -> tuple[pa.Array, np.ndarray[tuple[int], np.dtype[np.int64]]]:
         """All labels of all texts one after the other, and the row of each."""
-        plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-        lists = pc.split_pattern(plain.cast(pa.string()).fill_null(""), self.separator)
+        lists = pc.split_pattern(label_text(column, self.place).fill_null(""), self.separator)
         words = pc.utf8_trim_whitespace(lists.flatten())
         rows = pc.list_parent_indices(lists).to_numpy(zero_copy_only=False)
         some = pc.not_equal(words, "")
         return words.filter(some), rows[some.to_numpy(zero_copy_only=False)].astype(np.int64)
+
+    def _joined(self, table: pa.Table) -> pa.Table:
+        """The table with lists of words as texts."""
+        column = table.column(self.label_column)
+        if not (pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type)):
+            return table
+        return pa.table({self.label_column: pc.binary_join(column, self.separator)})
 
     def _marks(self, column: pa.ChunkedArray, name: str) -> pa.Array:
         """A column of 0 and 1 as text."""
         where = f"task {self.name!r}, column {name!r}"
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         values = numbers(array, where)
-        wrong = np.flatnonzero(~np.isnan(values) & (values != 0) & (values != 1))
-        if len(wrong):
-            found = f"{values[wrong[0]]:g} in row {wrong[0] + 1}"
-            raise PolytaskError("a label of several is 0 or 1", where=where, found=found, mend="Mend it, or use another task.")
+        wrong = ~np.isnan(values) & (values != 0) & (values != 1)
+        refuse(wrong, values, "label", "neither 0 nor 1", where, "Mend them, or use another task.")
         return pa.array(np.where(values == 1, "1", "0"), mask=np.isnan(values))
 
     def _encoded_marks(self, column: pa.Array, n_labels: int) -> Tensor:
