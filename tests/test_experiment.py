@@ -121,7 +121,7 @@ def test_evaluate_scores_what_has_labels(run: Run) -> None:
         (lambda run: run.predict("nowhere.csv"), "no file 'nowhere.csv'"),
         (
             lambda run: run.evaluate(houses(50).assign(condition=9)),
-            "50 labels are not among those of the training rows. Found: '9' in row 1.",
+            "50 labels are not among those of the training rows. Found: '9' in row 1 of frame.",
         ),
     ],
 )

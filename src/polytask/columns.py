@@ -190,6 +190,32 @@ def describe_column(column: pa.ChunkedArray) -> tuple[ColumnKind, str]:
     return "number", f"{n_values} different whole numbers {limits}{hint}"
 
 
+def check_cells(table: pa.Table, names: Sequence[str], kinds: Mapping[str, ColumnKind]) -> None:
+    """Read every input column as its kind, a given one or a guess.
+
+    Raises:
+        PolytaskError: A column's cells do not fit its kind, or are infinite, told by their rows.
+    """
+    for name in names:
+        Cells(name, kinds.get(name) or _guess(name, table[name]), table[name])
+
+
+def kinds_of_first(tables: Sequence[pa.Table], names: Sequence[str]) -> dict[str, ColumnKind]:
+    """The kinds of the columns that hold other types in one table than in another: what the first with cells there holds.
+
+    Example:
+        >>> kinds_of_first([pa.table({"age": [3, 5]}), pa.table({"age": ["old", "4"]})], ["age"])
+        {'age': 'number'}
+    """
+    kinds: dict[str, ColumnKind] = {}
+    for name in names:
+        columns = [decoded(table[name]) for table in tables if table[name].null_count < len(table)]
+        numeric = all(pa.types.is_integer(column.type) or pa.types.is_floating(column.type) for column in columns)
+        if len({column.type for column in columns}) > 1 and not numeric:
+            kinds[name] = _guess(name, columns[0])
+    return kinds
+
+
 def names_rows(column: pa.ChunkedArray) -> Literal["surely", "perhaps", "no"]:
     """Whether a column's cells are names of rows, which tell nothing about a new row.
 

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import nn
 import polytask
 from polytask.bundle import Bundle, n_parameters
 from polytask.checkpoint import STATE, Checkpoints, sync
-from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.errors import PolytaskError, did_you_mean, listed, rows_named
 from polytask.evaluation.card import model_card
 from polytask.evaluation.comparison import Comparison, compare
 from polytask.fitting import score, train_bundle
@@ -91,7 +92,8 @@ class Run:
             PolytaskError: Input columns are missing or of another type, or a name is unknown.
         """
         given, table = self._open(data, source)
-        answers = self.bundle.predict(table, tasks, source=self._like(given, source), probabilities=probabilities)
+        with rows_named(partial(_row_of, given, 0)):
+            answers = self.bundle.predict(table, tasks, source=self._like(given, source), probabilities=probabilities)
         return answers if isinstance(data, Source) else like(data, answers)
 
     def predict_pieces(
@@ -110,8 +112,12 @@ class Run:
             tables: Iterable[pa.Table] = [given.read()]
         else:
             tables = reader.read_in_pieces(getattr(given, given.datum), self._needed())
+        n_before = 0
         for table in _of_rows(tables, PIECE_ROWS):
-            yield self.bundle.predict(table, tasks, source=like_source, probabilities=probabilities)
+            with rows_named(partial(_row_of, given, n_before)):
+                answers = self.bundle.predict(table, tasks, source=like_source, probabilities=probabilities)
+            yield answers
+            n_before += len(table)
 
     def evaluate(self, data: object, *, source: str | None = None) -> Scores:
         """Scores on rows with label columns, of every task whose column is there.
@@ -126,8 +132,9 @@ class Run:
         given, table = self._open(data, source)
         chosen = self._like(given, source)
         index = self.bundle.input_set(table, chosen)
-        labels = self._labels(table, chosen)
-        return score(self.bundle, self.bundle.dataset(table, index, labels), self.recipe.seed)
+        with rows_named(partial(_row_of, given, 0)):
+            rows = self.bundle.dataset(table, index, self._labels(table, chosen))
+        return score(self.bundle, rows, self.recipe.seed)
 
     def compare(self, seeds: int = 3, *, on_fit: Callable[[str, int, int], None] | None = None) -> Comparison:
         """Train each task alone at the same budget on the same split, over several seeds, and say whether sharing helped.
@@ -374,6 +381,11 @@ def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> 
     except (OSError, ValueError, KeyError) as error:
         raise PolytaskError(f"the run is damaged: {error}", where=str(place), mend="Take a copy, or fit again.") from None
     return Run(recipe, bundle, scores, history, record)
+
+
+def _row_of(source: Source, n_before: int, row: int) -> str:
+    """Words for a row of new data, of which so many were read before."""
+    return f"row {n_before + row + 1:,} of {source.label}"
 
 
 def _of_rows(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:

@@ -164,6 +164,13 @@ class Task(Component, family="tasks"):
             raise PolytaskError("a label is a single value", where=self.place, found=found, mend=mend)
         return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
+    def check_labels(self, column: pa.Array) -> None:
+        """Read the labels of all rows (null where there is none), before the training rows alone are looked at.
+
+        Raises:
+            PolytaskError: One of them cannot be read, told by its row.
+        """
+
     @abstractmethod
     def fit_target(self, column: pa.Array) -> Codec:
         """Learn classes, center and scale from the training labels (no nulls).

@@ -185,5 +185,5 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(PolytaskError) as caught:
         polytask.fit(recipe(frame, [Regression("heat", weight_column="hours")]))
     assert str(caught.value) == (
-        "task 'heat', weight_column 'hours': 1 weight is negative. Found: -2 in row 4. Give weights from 0."
+        "task 'heat', weight_column 'hours': 1 weight is negative. Found: -2 in row 4 of frame. Give weights from 0."
     )

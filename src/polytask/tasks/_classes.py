@@ -68,6 +68,9 @@ class ClassTask(Task, abstract=True):
             raise PolytaskError("a task with classes needs two of them", where="classes", found=found, mend=mend)
         return self
 
+    def check_labels(self, column: pa.Array) -> None:
+        label_text(column, self.place)
+
     def fit_target(self, column: pa.Array) -> Codec:
         found = self.classes if self.classes is not None else _sorted_classes(column, self.place)
         self.check_classes(found, counted(len(column), "row"))

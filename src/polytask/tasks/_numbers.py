@@ -42,6 +42,9 @@ class NumberTask(Task, abstract=True):
 
     transform: Literal["standardize", "log1p", "quantile", "auto"] = "standardize"
 
+    def check_labels(self, column: pa.Array) -> None:
+        self._values(column)
+
     def fit_target(self, column: pa.Array) -> Codec:
         values = self._values(column)
         if not len(values):

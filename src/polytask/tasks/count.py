@@ -36,6 +36,9 @@ class Count(Task):
     paper: ClassVar[str] = "McCullagh and Nelder 1989, Generalized Linear Models, section 2.3"
     default_metrics: ClassVar[tuple[str, ...]] = ("r2", "poisson_deviance", "mae")
 
+    def check_labels(self, column: pa.Array) -> None:
+        self._counts(column)
+
     def fit_target(self, column: pa.Array) -> Codec:
         values = self._counts(column)
         if not len(values):

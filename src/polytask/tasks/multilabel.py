@@ -74,6 +74,9 @@ class Multilabel(Task):
         joined = pc.binary_join_element_wise(*(mark.fill_null("") for mark in marks), ",") if len(marks) > 1 else marks[0]
         return pc.if_else(pa.array(known), joined, None)
 
+    def check_labels(self, column: pa.Array) -> None:
+        label_text(column, self.place)
+
     def fit_target(self, column: pa.Array) -> Codec:
         names = self.columns or self.labels or tuple(sorted(set(self._words(column)[0].to_pylist())))
         if not names or len(names) > MAX_LABELS:
