@@ -132,6 +132,11 @@ def are(n: int, thing: str) -> str:
     return f"{counted(n, thing)} {'is' if n == 1 else 'are'}"
 
 
+def one_line(message: object) -> str:
+    """Another library's message on one line, without a full stop."""
+    return " ".join(str(message).split()).rstrip(".")
+
+
 def shown(value: object) -> str:
     """A value on one line, cut where it is long.
 
