@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from polytask.cells import CategoryFeature, Cells, ColumnKind, NumberFeature, decoded, is_text
+from polytask.cells import CategoryFeature, Cells, ColumnKind, NumberFeature, decoded, is_text, refuse_stray_text
 from polytask.component import Settings
-from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.errors import PolytaskError, counted, did_you_mean, listed
 
 NEARLY_ALL = 0.9
 MANY = 100  # ten rows can all differ by chance; a hundred cannot
@@ -97,7 +97,8 @@ class InputCodec(Settings):
             if not any(found):
                 constant.append(name)
         if not numbers and not categories:
-            found_here = f"{len(names)} columns and {table.num_rows} rows; the same everywhere: {listed(constant) or 'none'}"
+            size = f"{counted(len(names), 'column')} and {counted(table.num_rows, 'training row')}"
+            found_here = f"{size}; the same everywhere: {listed(constant) or 'none'}"
             raise PolytaskError("no input column varies", found=found_here, mend="Name columns that tell the rows apart.")
         ordered: dict[str, ColumnKind] = {name: chosen[name] for name in names}
         return cls(
@@ -197,7 +198,10 @@ def check_cells(table: pa.Table, names: Sequence[str], kinds: Mapping[str, Colum
         PolytaskError: A column's cells do not fit its kind, or are infinite, told by their rows.
     """
     for name in names:
-        Cells(name, kinds.get(name) or _guess(name, table[name]), table[name])
+        kind = kinds.get(name) or _guess(name, table[name])
+        if kind == "category" and name not in kinds:
+            refuse_stray_text(name, table[name])
+        Cells(name, kind, table[name])
 
 
 def kinds_of_first(tables: Sequence[pa.Table], names: Sequence[str]) -> dict[str, ColumnKind]:

@@ -15,13 +15,13 @@ from polytask.batch import Dataset, Inputs
 from polytask.bundle import InputSet
 from polytask.cells import ColumnKind
 from polytask.columns import InputCodec, check_cells, kinds_of_first, names_rows
-from polytask.errors import PolytaskError, did_you_mean, listed, rows_named
+from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, rows_named
 from polytask.fitted import FittedTask
 from polytask.leaks import column_notes, find_leaks
 from polytask.recipe import Recipe
 from polytask.source import Source
 from polytask.splitting import TEST, TRAIN, VALIDATION, assign, assign_fold
-from polytask.task import Task
+from polytask.task import Task, numbers
 
 FREE = -1
 MAX_STRATA = 20
@@ -198,8 +198,9 @@ def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
             raise PolytaskError(f"no task {name!r}", where="split.stratify", mend=did_you_mean(name, names))
     with rows_named(_row_names([item])):
         labels = {task.name: label_array(task, item.table) for task in item.tasks}
+        times = None if split.time is None else _times(item.table.column(split.time), split.time)
     strata = {name: _strata(column, item.parts == FREE) for name, column in labels.items() if name in chosen}
-    groups = None if split.group is None else _codes(item.table.column(split.group))
+    groups = None if split.group is None else _groups(item.table.column(split.group), split.group)
     seed = recipe.seed if split.seed is None else split.seed
     if fold is not None:
         item.parts = assign_fold(split, len(item.table), *fold, labels=strata, groups=groups, seed=seed, fixed=item.parts)
@@ -209,7 +210,7 @@ def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
         len(item.table),
         labels={} if split.time is not None else strata,
         groups=groups,
-        times=None if split.time is None else _times(item.table.column(split.time), split.time),
+        times=times,
         seed=seed,
         fixed=item.parts,
     )
@@ -314,18 +315,25 @@ def _codes(column: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
     return codes
 
 
+def _groups(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
+    where, mend = f"split.group, column {name!r}", "Give a column that names what belongs together."
+    if pa.types.is_nested(column.type):
+        raise PolytaskError("a group is a single value", where=where, found=str(column.type), mend=mend)
+    codes = _codes(column)
+    if len(codes) and codes.max() < 0:
+        raise PolytaskError("no row has a group", where=where, found=counted(len(codes), "row"), mend=mend)
+    return codes
+
+
 def _times(column: pa.ChunkedArray, name: str) -> NDArray[np.float64]:
     where = f"split.time, column {name!r}"
     if column.null_count:
-        raise PolytaskError(f"{column.null_count} rows have no time", where=where, mend="Fill them or drop these rows.")
+        rows = np.flatnonzero(column.is_null().to_numpy())
+        cells = dict.fromkeys(rows.tolist(), "")
+        raise CellsError(f"{are(len(rows), 'time')} missing", cells=cells, where=where, mend="Fill them, or drop these rows.")
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us")).cast(pa.int64())
-    try:
-        times: NDArray[np.float64] = column.cast(pa.float64()).to_numpy().astype(np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        mend = "Give a column of dates or numbers."
-        raise PolytaskError(f"not a time: {error}", where=where, found=str(column.type), mend=mend) from None
-    return times
+    return numbers(column.combine_chunks(), where, "time", "Give a column of dates or numbers.")
 
 
 def _any(present: Mapping[str, torch.Tensor], fitted: FittedTask, rows: NDArray[np.bool_]) -> bool:

@@ -19,6 +19,8 @@ from polytask.errors import CellsError, PolytaskError, are, did_you_mean, listed
 from polytask.head import Head
 from polytask.scorer import Scorer, user_scorer
 
+MEND_NUMBERS = "Mend them, or say which text means missing; classes need a task such as multiclass."
+
 
 class Codec(Settings):
     """What a task learned from its training labels; plain values, written to the manifest.
@@ -148,7 +150,9 @@ class Task(Component, family="tasks"):
             PolytaskError: A weight is negative or not a number.
         """
         column, where = table.column(self.weight_column), f"task {self.name!r}, weight_column {self.weight_column!r}"
-        values = numbers(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column, where, "weight")
+        values = numbers(
+            column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column, where, "weight", "Give weights from 0."
+        )
         refuse(values < 0, values, "weight", "negative", where, "Give weights from 0.")
         return torch.from_numpy(np.nan_to_num(values))
 
@@ -273,13 +277,16 @@ class Task(Component, family="tasks"):
         return chosen
 
 
-def numbers(column: pa.Array, where: str, thing: str = "label") -> np.ndarray[Any, np.dtype[np.float64]]:
+def numbers(
+    column: pa.Array, where: str, thing: str = "label", mend: str = MEND_NUMBERS
+) -> np.ndarray[Any, np.dtype[np.float64]]:
     """A column as float64, NaN where missing.
 
     Args:
         column: The cells.
         where: The task and column, for messages.
         thing: What a cell is, for messages.
+        mend: What to do about text.
 
     Raises:
         PolytaskError: It holds text, dates or nested values, or infinite ones.
@@ -290,11 +297,11 @@ def numbers(column: pa.Array, where: str, thing: str = "label") -> np.ndarray[An
         floats = plain.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
         if not text:
-            found, mend = f"a column of {column.type}", "Turn it into numbers first, such as the days since a start."
-            raise PolytaskError(f"the {thing}s are not numbers", where=where, found=found, mend=mend) from None
+            what, found = f"the {thing}s are not numbers", f"a column of {column.type}"
+            turn = "Turn it into numbers first, such as the days since a start."
+            raise PolytaskError(what, where=where, found=found, mend=turn) from None
         cells = {row: cell for row, cell in enumerate(column.to_pylist()) if cell is not None and not _is_number(cell)}
         what = f"{are(len(cells), thing)} {'not a number' if len(cells) == 1 else 'not numbers'}"
-        mend = "Mend them, or say which text means missing; classes need a task such as multiclass."
         raise CellsError(what, cells=cells, where=where, mend=mend) from None
     values: np.ndarray[Any, np.dtype[np.float64]] = floats.astype(np.float64)
     refuse(np.isinf(values), values, thing, "infinite", where, "Mend them, or leave them empty.")
