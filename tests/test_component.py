@@ -73,7 +73,7 @@ def test_nested_mistakes_name_their_place() -> None:
 def test_a_place_is_named_once() -> None:
     with pytest.raises(PolytaskError) as caught:
         Recipe.from_yaml_text("{sources: [a.csv], tasks: [{kind: binary, name: y}], trainer: {optimizer: {lr: -1}}}")
-    assert str(caught.value) == "trainer.optimizer.lr: Optimizer: should be greater than 0. Found: -1."
+    assert str(caught.value) == "recipe, trainer.optimizer.lr: Optimizer: should be greater than 0. Found: -1."
 
 
 def test_a_field_of_several_types_has_one_complaint_in_words() -> None:

@@ -20,7 +20,7 @@ from polytask.batch import Dataset, Inputs
 from polytask.columns import InputCodec
 from polytask.component import Component, Settings
 from polytask.encoder import Encoder
-from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.errors import PolytaskError, did_you_mean, listed, one_line, shown
 from polytask.fitted import FittedTask
 from polytask.head import Head
 from polytask.model import MultiTaskModel, build_model, outputs_on
@@ -29,6 +29,7 @@ from polytask.task import Codec, Task
 
 FORMAT = 1
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+MEND = "Take the model's folder from a copy, or fit again."
 
 
 class InputSet(Settings):
@@ -154,6 +155,8 @@ class Bundle:
     def _wanted(self, tasks: Sequence[str] | None, index: int) -> list[str]:
         if tasks is None:
             return list(self.manifest.inputs[index].tasks)
+        if not tasks:
+            raise PolytaskError("no task is named", where="tasks", mend=f"Name some of {listed(self.tasks)}, or none for all.")
         for task in tasks:
             if task not in self.tasks:
                 raise PolytaskError(f"no task {task!r} in this run", mend=did_you_mean(task, self.tasks))
@@ -218,9 +221,9 @@ def _read_manifest(path: Path) -> Manifest:
     try:
         fields: Any = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise PolytaskError(f"the manifest is damaged: {error}", where=str(path), mend="Train again or take a copy.") from None
+        raise PolytaskError("the manifest is damaged", where=str(path), found=one_line(error), mend=MEND) from None
     if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
-        raise PolytaskError("not a polytask manifest", where=str(path))
+        raise PolytaskError("not a polytask manifest", where=str(path), found=shown(fields), mend=MEND)
     if fields["format"] > FORMAT:
         what = f"written by a newer polytask ({fields.get('polytask')}), format {fields['format']}"
         raise PolytaskError(what, where=str(path), mend="Install that version or a later one.")
@@ -256,7 +259,7 @@ def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise PolytaskError(f"the weights are missing or damaged: {error}", where=str(path), mend="Take a copy.") from None
+        raise PolytaskError("the weights are missing or damaged", where=str(path), found=one_line(error), mend=MEND) from None
 
 
 def _check_shapes(expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], folder: Path) -> None:
@@ -265,7 +268,7 @@ def _check_shapes(expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, 
         first = wrong[0]
         found = f"{first}: {_shape(stored.get(first))}, where the manifest says {_shape(expected.get(first))}"
         what = f"{len(wrong)} of the weights do not fit the manifest"
-        raise PolytaskError(what, where=str(folder), found=found, mend="The two files are not of the same model.")
+        raise PolytaskError(what, where=str(folder), found=found, mend=f"The two files are not of the same model. {MEND}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

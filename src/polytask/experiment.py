@@ -30,14 +30,17 @@ from polytask.run_folder import (
     CARD,
     CHECKPOINTS,
     HISTORY,
+    MEND,
     MODEL,
     RECIPE,
     RECORD,
     SCORES,
     aside,
     begin,
+    cannot_write,
     check_free,
     is_unfinished,
+    read_record,
     settled,
 )
 from polytask.scores import Scores
@@ -187,7 +190,7 @@ class Run:
             sync(place.parent)
             shutil.rmtree(before, ignore_errors=True)
         except OSError as error:
-            raise PolytaskError(f"cannot write the run: {error}", where=str(place), mend="Save it to another place.") from error
+            raise cannot_write(error, place, "Save it to another place.") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return place
@@ -334,7 +337,7 @@ def _saving(recipe: Recipe, folder: Path, data: Mapping[str, str], anew: bool) -
             begin(recipe.to_yaml(), folder)
     except OSError as error:
         mend = "Choose a place you may write to."
-        raise PolytaskError(f"cannot write the run: {error}", where=str(folder.parent), mend=mend) from None
+        raise cannot_write(error, folder.parent, mend) from None
     try:
         with checkpoints.listening():
             yield checkpoints
@@ -373,14 +376,35 @@ def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> 
         mend = f"If it is not going on still, `polytask resume {folder}` (polytask.resume) goes on with it."
         raise PolytaskError("the training of this run is not finished", where=str(folder), mend=mend)
     bundle = Bundle.load(place / MODEL, modules)
+    recipe = Recipe.from_yaml(place / RECIPE)
+    record, scores, history = read_record(place)
+    run = Run(recipe, bundle, _scores(scores, place / SCORES), history, record)
+    _check_of_one_run(run, place)
+    return run
+
+
+def _scores(values: Mapping[str, Any], path: Path) -> Scores:
     try:
-        recipe = Recipe.from_yaml(place / RECIPE)
-        record = json.loads((place / RECORD).read_text(encoding="utf-8"))
-        scores = Scores.from_dict(json.loads((place / SCORES).read_text(encoding="utf-8")))
-        history = [json.loads(line) for line in (place / HISTORY).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, KeyError) as error:
-        raise PolytaskError(f"the run is damaged: {error}", where=str(place), mend="Take a copy, or fit again.") from None
-    return Run(recipe, bundle, scores, history, record)
+        return Scores.from_dict(values)
+    except PolytaskError as error:
+        raise PolytaskError(error.what, where=str(path), found=error.found, mend=MEND) from None
+
+
+def _check_of_one_run(run: Run, place: Path) -> None:
+    """Refuse files that were written by different runs, told by the names in them.
+
+    Raises:
+        PolytaskError: A file names a task or source that the recipe has not.
+    """
+    tasks, sources = {task.name for task in run.recipe.tasks}, {source.label for source in run.recipe.sources}
+    learned = {name for epoch in run.history for name in epoch["training"]}
+    named = {MODEL: (run.bundle.tasks, tasks), SCORES: (run.scores(), tasks), HISTORY: (learned, tasks)}
+    named[RECORD] = (run.record["data"], sources)
+    for file, (names, known) in named.items():
+        if strange := [name for name in names if name not in known]:
+            what = f"{file} is not of the run that {RECIPE} is of"
+            found = f"{listed(map(repr, strange))} in place of {listed(map(repr, sorted(known)))}"
+            raise PolytaskError(what, where=str(place), found=found, mend=MEND)
 
 
 def _row_of(source: Source, n_before: int, row: int) -> str:
