@@ -33,7 +33,7 @@ def test_a_column_is_barred_only_where_it_labels_a_task_of_the_same_source() -> 
     prepared = prepare(recipe(sources=sources, tasks=tasks))
     assert "price" in prepared.inputs[1].codec.names
     assert "price" not in prepared.inputs[0].codec.names
-    assert [part.tasks for part in prepared.inputs] == [("price",), ("sqft_living",)]
+    assert [part.sources for part in prepared.inputs] == [{"prices": ("price",)}, {"areas": ("sqft_living",)}]
     data = prepared.training
     assert bool((data.present["price"] ^ data.present["sqft_living"]).all())
 

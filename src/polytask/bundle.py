@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
+import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from polytask.batch import Dataset, Inputs
@@ -23,13 +24,14 @@ from polytask.encoder import Encoder
 from polytask.errors import PolytaskError, did_you_mean, listed, one_line, shown
 from polytask.fitted import FittedTask
 from polytask.head import Head
-from polytask.model import MultiTaskModel, build_model, outputs_on
+from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
 from polytask.sharing import Sharing
 from polytask.task import Codec, Task
 
 FORMAT = 1
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 MEND = "Take the model's folder from a copy, or fit again."
+N_TRIED = 16
 
 
 class InputSet(Settings):
@@ -37,13 +39,21 @@ class InputSet(Settings):
 
     Attributes:
         codec: How they become tensors.
-        sources: The names of the sources that have them.
-        tasks: The names of the tasks that these sources label.
+        sources: The sources that have them, and the names of the tasks that each of these labels.
     """
 
     codec: InputCodec
-    sources: tuple[str, ...]
-    tasks: tuple[str, ...]
+    sources: Mapping[str, tuple[str, ...]]
+
+    @property
+    def tasks(self) -> set[str]:
+        """The names of the tasks that rows with these columns were trained on."""
+        return {task for labeled in self.sources.values() for task in labeled}
+
+    def keep(self, tasks: Collection[str]) -> Self:
+        """The same columns with these tasks only, and without the sources that label none of them."""
+        kept = {source: tuple(task for task in labeled if task in tasks) for source, labeled in self.sources.items()}
+        return self.model_copy(update={"sources": {source: labeled for source, labeled in kept.items() if labeled}})
 
 
 class TaskRecord(Settings):
@@ -54,7 +64,11 @@ class TaskRecord(Settings):
 
 
 class Manifest(Settings):
-    """Everything about a network but its weights; plain values."""
+    """Everything about a network but its weights; plain values.
+
+    Attributes:
+        snapshots: The tasks that answer with weights of the same epoch, where not all do.
+    """
 
     format: int = FORMAT
     polytask: str
@@ -64,6 +78,7 @@ class Manifest(Settings):
     seed: int
     inputs: tuple[InputSet, ...]
     tasks: tuple[TaskRecord, ...]
+    snapshots: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,14 +91,41 @@ class Bundle:
     """
 
     manifest: Manifest
-    model: MultiTaskModel
+    model: Network
 
     @classmethod
     def build(cls, manifest: Manifest) -> Self:
-        """Build the network that a manifest describes, with its initial weights."""
-        tasks = [FittedTask(record.task, record.codec) for record in manifest.tasks]
-        codecs = [part.codec for part in manifest.inputs]
-        return cls(manifest, build_model(manifest.encoder, manifest.sharing, manifest.head, codecs, tasks, manifest.seed))
+        """Build the network that a manifest describes, with its initial weights.
+
+        Raises:
+            PolytaskError: Its snapshots do not have each task once.
+        """
+        names = [record.task.name for record in manifest.tasks]
+        if not manifest.snapshots:
+            return cls(manifest, _network(manifest, names))
+        if sorted(name for group in manifest.snapshots for name in group) != sorted(names):
+            raise PolytaskError("the snapshots of a model have each task once", found=str(manifest.snapshots))
+        return cls(manifest, Snapshots([_network(manifest, group) for group in manifest.snapshots], names))
+
+    def with_weights(self, chosen: Sequence[tuple[tuple[str, ...], Mapping[str, Tensor]]]) -> Self:
+        """This network with the weights chosen for its tasks; where these are of several epochs it becomes as many networks."""
+        if len(chosen) < 2:
+            for _, weights in chosen:
+                self.take_weights(weights)
+            return self
+        records = tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in self.tasks.values())
+        groups = tuple(tasks for tasks, _ in chosen)
+        bundle = type(self).build(self.manifest.model_copy(update={"tasks": records, "snapshots": groups}))
+        assert isinstance(bundle.model, Snapshots)  # of two groups
+        for network, (_, weights) in zip(bundle.model.networks, chosen, strict=True):
+            network.load_state_dict({key: weights[key] for key in network.state_dict()})
+        bundle.model.eval()
+        return bundle
+
+    def chosen_weights(self) -> list[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
+        """What ``with_weights`` takes: the tasks of each network, with its weights."""
+        networks = list(self.model.networks) if isinstance(self.model, Snapshots) else [self.model]
+        return [(tuple(network.tasks), network.state_dict()) for network in networks]  # type: ignore[arg-type]
 
     @property
     def tasks(self) -> dict[str, FittedTask]:
@@ -152,15 +194,66 @@ class Bundle:
                 weights[task] = fitted.scaled_weights(fitted.task.weights_of(table))
         return Dataset(tuple(inputs), targets, present, weights=weights)
 
+    def keep(self, tasks: Sequence[str]) -> Self:
+        """The same network with these tasks only: without the other heads, and what only they need of the trunk.
+
+        Raises:
+            PolytaskError: A task is unknown, none is named, or the sharing scheme does not part the tasks.
+        """
+        self._check_tasks(tasks)
+        sets = [part.keep(tasks) for part in self.manifest.inputs]
+        records = [TaskRecord(task=fitted.task, codec=fitted.codec) for name, fitted in self.tasks.items() if name in tasks]
+        fields = {"inputs": tuple(part for part in sets if part.sources), "tasks": tuple(records), "snapshots": ()}
+        chosen = [(tuple(task for task in names if task in tasks), weights) for names, weights in self.chosen_weights()]
+        kept = type(self).build(self.manifest.model_copy(update=fields)).with_weights([pair for pair in chosen if pair[0]])
+        kept.check_answers(self, list(kept.tasks))
+        return kept
+
+    def take_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy the weights that have a place in this network; the others of its own stay as they are.
+
+        Raises:
+            PolytaskError: One has another shape there.
+        """
+        own = self.model.state_dict()
+        known = {key: value for key, value in weights.items() if key in own}
+        for key, value in known.items():
+            if value.shape != own[key].shape:
+                found = f"{key}: {_shape(tuple(value.shape))}, where {_shape(tuple(own[key].shape))} is needed"
+                raise PolytaskError("the weights are not of such a network", where="weights", found=found)
+        self.model.load_state_dict(own | known)
+
+    def check_answers(self, other: Bundle, tasks: Sequence[str]) -> None:
+        """Try whether these tasks say of rows what they say in another network, bit for bit.
+
+        Raises:
+            PolytaskError: They do not: what a task is handed by the sharing scheme depends on which other tasks there are.
+        """
+        for part in self.manifest.inputs:
+            one, two = self._tried(part.codec, tasks), other._tried(part.codec, tasks)
+            if changed := [task for task in tasks if not torch.equal(one[task], two[task])]:
+                what = f"the answers of {listed(map(repr, changed))} would be others without the tasks it had beside it"
+                mend = "This scheme does not part its tasks: use the whole run."
+                raise PolytaskError(what, where=f"sharing {self.manifest.sharing.kind}", mend=mend)
+
+    def _tried(self, codec: InputCodec, tasks: Sequence[str]) -> dict[str, Tensor]:
+        """What the network says of made-up rows with these columns."""
+        inputs = [part.codec.made_up(N_TRIED) if part.codec == codec else {} for part in self.manifest.inputs]
+        with torch.inference_mode():
+            return self.model.eval()(inputs, tasks)  # type: ignore[no-any-return]
+
     def _wanted(self, tasks: Sequence[str] | None, index: int) -> list[str]:
         if tasks is None:
-            return list(self.manifest.inputs[index].tasks)
+            return [task for task in self.tasks if task in self.manifest.inputs[index].tasks]
+        self._check_tasks(tasks)
+        return list(tasks)
+
+    def _check_tasks(self, tasks: Sequence[str]) -> None:
         if not tasks:
-            raise PolytaskError("no task is named", where="tasks", mend=f"Name some of {listed(self.tasks)}, or none for all.")
+            raise PolytaskError("no task is named", where="tasks", mend=f"There is: {listed(self.tasks)}.")
         for task in tasks:
             if task not in self.tasks:
                 raise PolytaskError(f"no task {task!r} in this run", mend=did_you_mean(task, self.tasks))
-        return list(tasks)
 
     def save(self, folder: Path) -> None:
         """Write manifest and weights into a folder.
@@ -194,6 +287,12 @@ class Bundle:
         bundle.model.load_state_dict(load_file(folder / WEIGHTS))
         bundle.model.eval()
         return bundle
+
+
+def _network(manifest: Manifest, names: Sequence[str]) -> MultiTaskModel:
+    tasks = [FittedTask(record.task, record.codec) for record in manifest.tasks if record.task.name in names]
+    codecs = [part.codec for part in manifest.inputs]
+    return build_model(manifest.encoder, manifest.sharing, manifest.head, codecs, tasks, manifest.seed)
 
 
 class _AllocationLimit(TorchDispatchMode):

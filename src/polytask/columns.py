@@ -129,6 +129,12 @@ class InputCodec(Settings):
             categories[:, index] = cells[category.column].codes(category)
         return {"numbers": torch.from_numpy(numbers), "categories": torch.from_numpy(categories)}
 
+    def made_up(self, n_rows: int) -> dict[str, Tensor]:
+        """Rows such as ``encode`` gives, of no table: for trying out a network."""
+        numbers = torch.linspace(-2, 2, n_rows).unsqueeze(1).repeat(1, len(self.numbers))
+        categories = torch.arange(n_rows).unsqueeze(1) % torch.tensor(self.cardinalities, dtype=torch.int64)
+        return {"numbers": numbers, "categories": categories}
+
     @property
     def names(self) -> tuple[str, ...]:
         """The columns that ``encode`` reads: all but those left out."""

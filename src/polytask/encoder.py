@@ -62,16 +62,17 @@ class Encoder(Component, family="encoders"):
 
 
 class Stems(nn.Module):
-    """One stem per distinct set of input columns; rows come out in the order of the sets."""
+    """One stem per distinct set of input columns, by the columns' ``set_key``; rows come out in the order of the sets."""
 
-    def __init__(self, stems: Sequence[nn.Module]) -> None:
+    def __init__(self, stems: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.stems = nn.ModuleList(stems)
+        self.stems = nn.ModuleDict(stems)
 
     def forward(self, inputs: Sequence[Inputs]) -> Features:
-        if len(self.stems) == 1:
-            return self.stems[0](inputs[0])  # type: ignore[no-any-return]
-        used = [(stem, part) for stem, part in zip(self.stems, inputs, strict=True) if n_rows(part)]
+        stems = list(self.stems.values())
+        if len(stems) == 1:
+            return stems[0](inputs[0])  # type: ignore[no-any-return]
+        used = [(stem, part) for stem, part in zip(stems, inputs, strict=True) if n_rows(part)]
         return concatenate([stem(part) for stem, part in used])
 
 
@@ -83,16 +84,19 @@ class TrunkPlan:
 
     Attributes:
         specs: The specs of the stem's and then of each stage's output.
+        made: The modules that were handed out, by what they are: "stem", "stage 1", ..., "own".
     """
 
     def __init__(self, encoder: Encoder, codecs: Sequence[InputCodec], seed: int = 0, clock: Clock | None = None) -> None:
-        self._stems = [encoder.stem(codec) for codec in codecs]
-        specs = {part.spec for part in self._stems}
+        self._stems = {set_key(codec): encoder.stem(codec) for codec in codecs}
+        first, *others = self._stems.values()
+        specs = {first.spec, *(part.spec for part in others)}
         if len(specs) != 1:
             raise PolytaskError(f"the stems of encoder {encoder.kind!r} differ in shape", found=str(specs))
-        self._stages = encoder.stages(self._stems[0].spec)
+        self._stages = encoder.stages(first.spec)
         self._seed, self._clock = seed, clock or Clock()
-        self.specs = (self._stems[0].spec, *(part.spec for part in self._stages))
+        self.made: dict[str, list[nn.Module]] = {}
+        self.specs = (first.spec, *(part.spec for part in self._stages))
 
     @property
     def n_stages(self) -> int:
@@ -101,20 +105,27 @@ class TrunkPlan:
 
     def stem(self, name: str = "shared") -> nn.Module:
         """A new stem: ``Sequence[Inputs] -> Features``."""
-        return Stems([self._make(part.build, "stem", i, name) for i, part in enumerate(self._stems)])
+        made = {key: self._make("stem", part.build, "stem", i, name) for i, (key, part) in enumerate(self._stems.items())}
+        return Stems(made)
 
     def stage(self, index: int, name: str = "shared") -> nn.Module:
         """A new copy of stage ``index`` (from 0): ``Features -> Features``."""
-        return self._make(self._stages[index].build, "stage", index, name)
+        return self._make(f"stage {index + 1}", self._stages[index].build, "stage", index, name)
 
     def own(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
         """A module of the scheme's own, such as a task's gate: its weights and draws depend on the seed and its name too."""
-        return self._make(build, "own", name)
+        return self._make("own", build, "own", name)
 
-    def _make(self, build: Callable[[], nn.Module], *names: object) -> nn.Module:
+    def _make(self, part: str, build: Callable[[], nn.Module], *names: object) -> nn.Module:
         with seeded(derived_seed(self._seed, "weights", *names)):
             module = build()
+        self.made.setdefault(part, []).append(module)
         return seed_draws(module, derived_seed(self._seed, "draws", *names), self._clock)
+
+
+def set_key(codec: InputCodec) -> str:
+    """What the stem of a set of input columns is called: the same wherever there are these columns."""
+    return f"columns {derived_seed(0, *codec.kinds):016x}"
 
 
 def copies_of(module: nn.Module) -> Callable[[], nn.Module]:

@@ -45,7 +45,7 @@ from polytask.run_folder import (
 )
 from polytask.scores import Scores
 from polytask.source import PIECE_ROWS, Source, like, open_source
-from polytask.training import Epoch, left_out
+from polytask.training import Epoch, gradient_notes, left_out
 
 
 class Run:
@@ -161,6 +161,28 @@ class Run:
             self._prepared = prepare(self.recipe)
         return compare(self.recipe, self._prepared, seeds, on_fit)
 
+    def keep(self, *tasks: str) -> Run:
+        """The same run with these tasks only, to ship without the others: their answers are the same, bit for bit.
+
+        The other heads are gone, and the parts of the trunk and the input columns that only they needed. The history and the
+        row counts stay those of the whole training.
+
+        Raises:
+            PolytaskError: A task is unknown or none is named, or the sharing scheme does not part the tasks.
+        """
+        bundle = self.bundle.keep(tasks)
+        columns = {source: part.codec.names for part in bundle.manifest.inputs for source in part.sources}
+        recipe = self.recipe.keep(tasks, columns)
+        left, before = n_parameters(bundle.model), n_parameters(self.bundle.model)
+        note = f"kept of a run of {len(self.bundle.tasks)} tasks: {left:,} of its {before:,} parameters are left"
+        record = self.record | {
+            "parameters": left,
+            "data": {source.label: self.record["data"][source.label] for source in recipe.sources},
+            "notes": [*self.record["notes"], note],
+        }
+        scores = Scores({task: self._scores[task] for task in self._scores if task in tasks})
+        return Run(recipe, bundle, scores, self.history, record)
+
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write the run folder: recipe.yaml, run.json, scores.json, history.jsonl, README.md and model/.
 
@@ -213,7 +235,7 @@ class Run:
         return {name for part in self.bundle.manifest.inputs for name in part.codec.names}
 
     def _like(self, given: Source, source: str | None) -> str | None:
-        labels = [item.label for item in self.recipe.sources]
+        labels = [label for part in self.bundle.manifest.inputs for label in part.sources]
         if source is not None and source not in labels:
             raise PolytaskError(f"no source {source!r} in this run", mend=did_you_mean(source, labels))
         return source or (given.label if given.label in labels else None)
@@ -221,8 +243,8 @@ class Run:
     def _labels(self, table: pa.Table, source: str | None) -> dict[str, pa.Array]:
         tasks = [fitted.task for fitted in self.bundle.tasks.values()]
         if source is not None:
-            mine = {name for part in self.bundle.manifest.inputs if source in part.sources for name in part.tasks}
-            tasks = [task for task in tasks if task.name in mine and task.source in (None, source)]
+            mine = {name for part in self.bundle.manifest.inputs for name in part.sources.get(source, ())}
+            tasks = [task for task in tasks if task.name in mine]
         there = [task for task in tasks if set(task.own_columns) <= set(table.column_names)]
         if not there:
             wanted = listed(column for task in tasks for column in task.own_columns)
@@ -318,9 +340,9 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
         "scored_on": judged,
         "parameters": n_parameters(bundle.model),
         "seconds": round(before + time.perf_counter() - began, 3),
-        "best_epoch": max((epoch.epoch for epoch in history if epoch.best), default=0),
+        "best_epochs": {task: epoch.epoch for epoch in history for task in epoch.best},
         "data": fingerprints,
-        "notes": [*prepared.notes, *left_out(history)],
+        "notes": [*prepared.notes, *left_out(history), *gradient_notes(history)],
     }
     run = Run(recipe, bundle, scores, [epoch.to_dict() for epoch in history], record, prepared)
     if place is not None:
@@ -391,20 +413,23 @@ def _scores(values: Mapping[str, Any], path: Path) -> Scores:
 
 
 def _check_of_one_run(run: Run, place: Path) -> None:
-    """Refuse files that were written by different runs, told by the names in them.
+    """Refuse files that were written by different runs.
 
     Raises:
-        PolytaskError: A file names a task or source that the recipe has not.
+        PolytaskError: A file tells of tasks, sources or a network that the others do not know.
     """
     tasks, sources = {task.name for task in run.recipe.tasks}, {source.label for source in run.recipe.sources}
-    learned = {name for epoch in run.history for name in epoch["training"]}
-    named = {MODEL: (run.bundle.tasks, tasks), SCORES: (run.scores(), tasks), HISTORY: (learned, tasks)}
-    named[RECORD] = (run.record["data"], sources)
-    for file, (names, known) in named.items():
-        if strange := [name for name in names if name not in known]:
-            what = f"{file} is not of the run that {RECIPE} is of"
-            found = f"{listed(map(repr, strange))} in place of {listed(map(repr, sorted(known)))}"
-            raise PolytaskError(what, where=str(place), found=found, mend=MEND)
+    learned = {name for epoch in run.history for name in epoch["training"]}  # before some were kept, of more tasks
+    said = {MODEL: set(run.bundle.tasks) - tasks, SCORES: set(run.scores()) - tasks, RECORD: set(run.record["data"]) - sources}
+    said[HISTORY] = learned if learned.isdisjoint(tasks) else set()
+    for file, strange in said.items():
+        if strange:
+            found = f"{listed(map(repr, sorted(strange)))}, where the recipe has {listed(map(repr, sorted(tasks | sources)))}"
+            raise PolytaskError(f"{file} is not of the run that {RECIPE} is of", where=str(place), found=found, mend=MEND)
+    told, there = run.record["parameters"], n_parameters(run.bundle.model)
+    if told != there:
+        found = f"{told:,} parameters, where the model has {there:,}"
+        raise PolytaskError(f"{RECORD} is not of the run that {MODEL} is of", where=str(place), found=found, mend=MEND)
 
 
 def _row_of(source: Source, n_before: int, row: int) -> str:

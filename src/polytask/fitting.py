@@ -11,12 +11,12 @@ from torch import Tensor
 
 import polytask
 from polytask.batch import Dataset
-from polytask.bundle import Bundle, InputSet, Manifest, TaskRecord
+from polytask.bundle import Bundle, Manifest, TaskRecord
 from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
 from polytask.intervals import N_RESAMPLES
-from polytask.model import outputs_on
+from polytask.model import MultiTaskModel, outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.scores import Scores, score_task
@@ -58,11 +58,12 @@ def train_bundle(
         sharing=recipe.sharing,
         head=recipe.head,
         seed=seed,
-        inputs=tuple(_with_tasks(part, names) for part in prepared.inputs),
+        inputs=tuple(part.keep(names) for part in prepared.inputs),
         tasks=tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in chosen),
     )
     bundle = Bundle.build(manifest)
-    history = train(
+    assert isinstance(bundle.model, MultiTaskModel)  # no manifest of a recipe has snapshots
+    trained = train(
         bundle.model,
         _labeled(prepared.training, names),
         _labeled(prepared.validation, names),
@@ -74,8 +75,9 @@ def train_bundle(
         on_epoch=on_epoch,
         checkpoints=checkpoints,
     )
+    bundle = bundle.with_weights(trained.chosen)
     _tune(bundle, prepared)
-    return bundle, history
+    return bundle, trained.history
 
 
 def _tune(bundle: Bundle, prepared: Prepared) -> None:
@@ -172,7 +174,3 @@ def _labeled(data: Dataset, tasks: Sequence[str]) -> Dataset:
     part = data.select(tasks)
     rows = torch.stack([part.present[task] for task in tasks]).any(0)
     return part if bool(rows.all()) else part.where(rows)
-
-
-def _with_tasks(part: InputSet, names: Sequence[str]) -> InputSet:
-    return part.model_copy(update={"tasks": tuple(task for task in part.tasks if task in names)})

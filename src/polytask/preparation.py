@@ -228,12 +228,11 @@ def _input_set(recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded],
         codec: InputCodec = recipe.encoder.fit_inputs(training, names, kinds)
         encoded = codec.encode(table)
     labels = {task.name for item in group for task in item.tasks}
-    tasks = tuple(task.name for task in recipe.tasks if task.name in labels)
     doubtful = [name for name in codec.names if name not in given and names_rows(training[name]) == "perhaps"]
     notes += column_notes(codec.constant, codec.identifiers, doubtful)
     known = {task.name: _label_column(task, group).filter(marks) for task in recipe.tasks if task.name in labels}
     notes += map(str, find_leaks(training, codec.names, known))
-    return InputSet(codec=codec, sources=tuple(item.source.label for item in group), tasks=tasks), encoded
+    return InputSet(codec=codec, sources={i.source.label: tuple(t.name for t in i.tasks) for i in group}), encoded
 
 
 def _fitted(recipe: Recipe, task: Task, loaded: Sequence[_Loaded], parts: NDArray[np.int8], notes: list[str]) -> FittedTask:

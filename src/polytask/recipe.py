@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import Field, model_validator
@@ -24,8 +24,10 @@ from polytask.splitting import Split
 from polytask.task import Task
 from polytask.training import Trainer
 
-DEFAULT_KINDS = {"encoder": "table", "sharing": "hard", "head": "linear", "balancer": "equal"}
+DEFAULT_KINDS = {"encoder": "tabm", "sharing": "hard", "head": "linear", "balancer": "equal"}
 FAMILIES: dict[str, type[Component]] = {family.family: family for family in (Source, Task, Encoder, Sharing, Head, Balancer)}
+
+S = TypeVar("S", bound=Settings)
 
 
 class Recipe(Settings):
@@ -137,6 +139,31 @@ class Recipe(Settings):
                 error.what, where=f"{where}, {error.where}" if error.where else where, found=error.found, mend=error.mend
             ) from None
 
+    def keep(self, tasks: Collection[str], columns: Mapping[str, Collection[str]]) -> Recipe:
+        """The same recipe for these tasks only.
+
+        Args:
+            tasks: Their names.
+            columns: The input columns of each source that labels one of them; the other sources are left out. They are named
+                in the recipe, for a column that labeled another task would be an input of those that are left.
+        """
+        sources = {source.label: source for source in self.sources if source.label in columns}
+        stratify = self.split.stratify
+        chosen = tuple(name for name in stratify if name in tasks) if isinstance(stratify, tuple) else stratify
+        inputs = {name for names in columns.values() for name in names}
+        return self.model_copy(
+            update={
+                "sources": tuple(s.model_copy(update={"inputs": tuple(columns[label])}) for label, s in sources.items()),
+                "tasks": tuple(task for task in self.tasks if task.name in tasks),
+                "balancer": _without(self.balancer, {task.name for task in self.tasks} - set(tasks)),
+                "mixing": _without(self.mixing, {source.label for source in self.sources} - sources.keys()),
+                "split": self.split.model_copy(update={"stratify": chosen}),
+                "columns": {name: kind for name, kind in self.columns.items() if name in inputs},
+                "drop": (),
+                "primary": tuple(name for name in self.primary if name in tasks),
+            }
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return self.model_dump(mode="json")
@@ -197,6 +224,13 @@ def changed(fields: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]
         else:
             place[last] = read
     return result
+
+
+def _without(settings: S, names: Collection[str]) -> S:
+    """Settings without what their mappings say of these tasks or sources."""
+    mappings = {field: value for field, value in settings if isinstance(value, Mapping)}
+    left = {field: {key: v for key, v in value.items() if key not in names} for field, value in mappings.items()}
+    return settings.model_copy(update=left)
 
 
 def _step(place: Any, key: str, path: str) -> Any:

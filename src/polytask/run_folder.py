@@ -48,7 +48,7 @@ def read_record(place: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[
     Raises:
         PolytaskError: One of them is missing, damaged, or says something else.
     """
-    record = _parsed(place / RECORD, "data")
+    record = _parsed(place / RECORD, "data", "parameters")
     scores = _parsed(place / SCORES)
     history = [_object(line, place / HISTORY, "epoch", "training") for line in _text(place / HISTORY).splitlines()]
     if not history:

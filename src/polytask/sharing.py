@@ -15,11 +15,22 @@ from polytask.encoder import TrunkPlan
 StageOutputs = tuple[Features, ...]
 
 
+def module_key(task: str) -> str:
+    """A task's name as the key of a module: torch forbids dots and names that a ModuleDict has itself.
+
+    Example:
+        >>> module_key("price in no. of $")
+        'task price in no%2E of $'
+    """
+    return "task " + task.replace("%", "%25").replace(".", "%2E")
+
+
 class SharedTrunk(nn.Module):
     """What a sharing scheme builds: inputs to each task's features.
 
     ``forward(inputs, tasks)`` returns for every one of ``tasks`` the outputs of its stem and stages, whose shapes are
-    ``specs``.
+    ``specs``. What belongs to one task lies under its ``module_key``, never at its place among the tasks: by these keys
+    weights find their place in a network with other tasks.
     """
 
     specs: tuple[FeatureSpec, ...]

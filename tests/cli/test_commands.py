@@ -221,3 +221,17 @@ def test_resume_goes_on_with_what_was_stopped(tmp_path: Path) -> None:
     assert load(tmp_path / "stopped").scores().to_dict() == whole.scores().to_dict()
     assert done("resume", tmp_path / "stopped").startswith(f"the training in {tmp_path / 'stopped'} is finished already\n")
     assert mistake("resume", tmp_path / "nothing").endswith("no training to go on with. `polytask fit ... --out` begins one.")
+
+
+def test_keep_says_how_many_parameters_are_left_and_what_is_kept_answers_alike(folder: Path) -> None:
+    said = done("keep", "run", "--tasks", "condition,price", "--out", "small")
+    whole, small = load("run"), load("small")
+    left, before = small.record["parameters"], whole.record["parameters"]
+    assert said == f"kept price, condition: {left:,} of {before:,} parameters are left\nsaved in small\n"
+    assert left < before
+    new = pd.read_csv("new.csv")
+    pd.testing.assert_frame_equal(small.predict(new), whole.predict(new, tasks=["price", "condition"]), check_exact=True)
+    assert done("keep", "run", "--tasks", "price", "--out", "small", "--overwrite").startswith("kept price: ")
+    assert "small" in mistake("keep", "run", "--tasks", "price", "--out", "small")
+    assert mistake("keep", "run", "--tasks", "pirce", "--out", "other") == "no task 'pirce' in this run. Did you mean 'price'?"
+    assert not Path("other").exists()

@@ -82,7 +82,7 @@ def _there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ([*FIT, "--set", "trainer.epochs=["], "--set trainer.epochs: cannot read the value '['"),
         ([*FIT, "--set", "trainr.epochs=3"], "Recipe has no field 'trainr'. Did you mean 'trainer'?"),
         ([*FIT, "--set", "tasks.prize.weight=3"], "--set: no 'prize' at 'tasks.prize'. Did you mean 'price'?"),
-        ([*FIT, "--set", "encoder.wdth=3"], "encoder.wdth: Table has no field 'wdth'. Did you mean 'width'?"),
+        ([*FIT, "--set", "encoder.wdth=3"], "encoder.wdth: TabM has no field 'wdth'. Did you mean 'width'?"),
         ([*FIT, "--set", "trainer.optimizer.name=Adm"], "Did you mean 'Adam'?"),
         ([*FIT, "--epochs", "0"], "epochs: Trainer: should be greater than or equal to 1. Found: 0."),
         ([*FIT, "--seed", "-1"], "seed: Recipe: should be greater than or equal to 0. Found: -1."),

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from polytask import component
 from polytask.balancer import GramianBalancer, LossBalancer, Signals, State, uniform
 from polytask.batch import Features, FeatureSpec, Inputs
-from polytask.encoder import Encoder, Part, TrunkPlan
+from polytask.columns import InputCodec
+from polytask.encoder import Encoder, Part, TrunkPlan, set_key
 from polytask.encoders.external import External
 from polytask.errors import PolytaskError
 from polytask.head import Head, starting_at
@@ -107,6 +108,9 @@ def test_check_balancer_finds_what_breaks_the_state() -> None:
     assert "Keep nothing on the object" in complaint(check_balancer, balancer(on_the_object))
 
 
+STEM = set_key(InputCodec.fit(_given.tables()[0], _given.tables()[0].column_names))
+
+
 class Centered(nn.Module):
     """Looks at the other rows."""
 
@@ -143,7 +147,7 @@ class Noisy(Centered):
     ("module", "words"),
     [
         (Centered(7, 5), "a row's features depend on the other rows in evaluation mode"),
-        (Idle(7, 5), "no output depends on the parameter 'stem.stems.0.module.idle'"),
+        (Idle(7, 5), f"no output depends on the parameter 'stem.stems.{STEM}.module.idle'"),
         (Noisy(7, 5), "the same step draws two different dropouts"),
     ],
 )

@@ -10,7 +10,7 @@ from torch import nn
 
 from polytask.batch import Features, Inputs
 from polytask.encoder import TrunkPlan
-from polytask.sharing import SharedTrunk, Sharing, StageOutputs
+from polytask.sharing import SharedTrunk, Sharing, StageOutputs, module_key
 
 EXPERTS = ("first", "second")
 
@@ -30,8 +30,7 @@ class GatedTrunk(SharedTrunk):
         self.specs = plan.specs
         self.stem = plan.stem()
         self.experts = nn.ModuleList(nn.ModuleList(plan.stage(i, name) for i in range(plan.n_stages)) for name in EXPERTS)
-        self.order = {task: index for index, task in enumerate(tasks)}
-        self.gates = nn.ModuleList(plan.own(f"gate of {task}", Gate) for task in tasks)
+        self.gates = nn.ModuleDict({module_key(task): plan.own(f"gate of {task}", Gate) for task in tasks})
 
     def forward(self, inputs: Sequence[Inputs], tasks: Sequence[str]) -> Mapping[str, StageOutputs]:
         stem = self.stem(inputs)
@@ -41,7 +40,7 @@ class GatedTrunk(SharedTrunk):
             for stage in stages:  # type: ignore[attr-defined]
                 outputs = (*outputs, stage(outputs[-1]))
             experts.append(outputs[1:])
-        return {task: (stem, *map(self.gates[self.order[task]], zip(*experts, strict=True))) for task in tasks}
+        return {task: (stem, *map(self.gates[module_key(task)], zip(*experts, strict=True))) for task in tasks}
 
 
 class Gate(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from polytask.bundle import Bundle
@@ -38,7 +38,7 @@ One network for {len(bundle.tasks)} tasks, trained by polytask {record["polytask
 
 ## Training
 {rows["training"]} training, {rows["validation"]} validation and {rows["test"]} test rows; {record["parameters"]:,} parameters;
-best epoch {record["best_epoch"]}; {record["seconds"]:.0f} seconds; seed {bundle.manifest.seed}.
+{_best(record["best_epochs"])}; {record["seconds"]:.0f} seconds; seed {bundle.manifest.seed}.
 
 Notes:
 {notes}
@@ -51,6 +51,13 @@ values and weights only: loading it runs no code from it.
 """
 
 
+def _best(epochs: Mapping[str, int]) -> str:
+    """Which epochs the weights are of."""
+    if len(set(epochs.values())) <= 1:
+        return f"best epoch {next(iter(epochs.values()), 'not known')}"
+    return "best epochs: " + ", ".join(f"{task} {epoch}" for task, epoch in epochs.items())
+
+
 def _task_line(fitted: FittedTask) -> str:
     task, codec = fitted.task, fitted.codec
     what = (
@@ -61,7 +68,7 @@ def _task_line(fitted: FittedTask) -> str:
     return f"- **{task.name}** ({task.kind}, column `{listed(task.label_columns)}`): {codec.n_labels} training labels; {what}"
 
 
-def _origin(sources: tuple[str, ...]) -> str:
+def _origin(sources: Iterable[str]) -> str:
     return f"rows of {listed(sources)}"
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from polytask.batch import Features, Inputs
 from polytask.encoder import TrunkPlan
 from polytask.errors import PolytaskError
-from polytask.sharing import SharedTrunk, Sharing, StageOutputs
+from polytask.sharing import SharedTrunk, Sharing, StageOutputs, module_key
 
 
 class Hard(Sharing):
@@ -44,8 +44,8 @@ class HardTrunk(SharedTrunk):
         self.stem = plan.stem()
         self.shared = nn.ModuleList(plan.stage(i) for i in range(n_shared))
         private = range(n_shared, plan.n_stages)
-        self.order = {task: index for index, task in enumerate(tasks)}
-        self.private = nn.ModuleList(nn.ModuleList(plan.stage(i, task) for i in private) for task in tasks)
+        own = {task: nn.ModuleList(plan.stage(i, task) for i in private) for task in tasks}
+        self.private = nn.ModuleDict({module_key(task): stages for task, stages in own.items()})
 
     def forward(self, inputs: Sequence[Inputs], tasks: Sequence[str]) -> Mapping[str, StageOutputs]:
         shared: StageOutputs = (self.stem(inputs),)
@@ -55,6 +55,6 @@ class HardTrunk(SharedTrunk):
 
     def _own(self, task: str, shared: StageOutputs) -> tuple[Features, ...]:
         outputs = shared
-        for stage in self.private[self.order[task]]:  # type: ignore[attr-defined]
+        for stage in self.private[module_key(task)]:  # type: ignore[attr-defined]
             outputs = (*outputs, stage(outputs[-1]))
         return outputs
