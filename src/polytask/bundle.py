@@ -266,7 +266,10 @@ class Bundle:
         manifest = self.manifest.model_copy(update={"tasks": tuple(records)})
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
         (folder / MANIFEST).write_text(text, encoding="utf-8")
-        save_file({key: value.contiguous() for key, value in self.model.state_dict().items()}, folder / WEIGHTS)
+        try:
+            save_file({key: value.contiguous() for key, value in self.model.state_dict().items()}, folder / WEIGHTS)
+        except SafetensorError as error:  # of a full disk, say
+            raise OSError(str(error)) from None
 
     @classmethod
     def load(cls, folder: Path, modules: Mapping[str, nn.Module] | None = None) -> Self:

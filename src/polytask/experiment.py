@@ -376,8 +376,14 @@ def _write_or_rescue(run: Run, place: Path) -> None:
     try:
         run._write(place)
     except PolytaskError as error:
-        rescued = run.save(Path(tempfile.mkdtemp(prefix="polytask-")) / "run")
-        mend = f"The run was saved in {str(rescued)!r} instead: move it where you want it."
+        elsewhere = Path(tempfile.mkdtemp(prefix="polytask-"))
+        try:
+            mend = f"The run was saved in {str(run.save(elsewhere / 'run'))!r} instead: move it where you want it."
+        except PolytaskError:
+            shutil.rmtree(elsewhere, ignore_errors=True)
+            kept = (place / CHECKPOINTS / STATE).is_file()
+            goes_on = f"`polytask resume {place}` goes on from its last checkpoint" if kept else "fit again"
+            mend = f"{str(elsewhere.parent)!r} cannot take it either. Make room, then {goes_on}."
         raise PolytaskError(error.what, where=error.where, found=error.found, mend=mend) from error
 
 

@@ -36,10 +36,30 @@ def check_free(folder: str | Path, overwrite: bool) -> Path:
             raise PolytaskError(
                 "there is a run already", where=str(folder), mend="Choose another folder, or --overwrite (overwrite=True)."
             )
-    parent = next(path for path in place.parents if path.exists())
-    if not os.access(parent, os.W_OK):
-        raise PolytaskError("the folder cannot be written", where=str(parent), mend="Choose a place you may write to.")
+    check_writable(next(path for path in place.parents if path.exists()))
     return place
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a PolytaskError where no file can be put into a folder."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        what = "the folder cannot be written" if folder.is_dir() else "is a file, not a folder"
+        raise PolytaskError(what, where=str(folder), mend="Choose a place you may write to.")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one step: where that fails, what was there before still is.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        sync(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_record(place: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
@@ -108,15 +128,17 @@ def begin(recipe: str, folder: Path) -> None:
     place = folder.parent
     draft = place.with_name(f".{place.name}.begin")
     shutil.rmtree(draft, ignore_errors=True)
-    (draft / folder.name).mkdir(parents=True)
-    (draft / folder.name / RECIPE).write_text(recipe, encoding="utf-8")
-    for path in (draft / folder.name / RECIPE, draft / folder.name, draft):
-        sync(path)
-    if place.is_dir():
-        shutil.rmtree(folder, ignore_errors=True)
-        (draft / folder.name).replace(folder)
-        draft.rmdir()
-        sync(place)
-    else:
-        draft.replace(place)
-    sync(place.parent)
+    try:
+        (draft / folder.name).mkdir(parents=True)
+        (draft / folder.name / RECIPE).write_text(recipe, encoding="utf-8")
+        for path in (draft / folder.name / RECIPE, draft / folder.name, draft):
+            sync(path)
+        if place.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+            (draft / folder.name).replace(folder)
+            sync(place)
+        else:
+            draft.replace(place)
+        sync(place.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import textwrap
+import warnings
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -207,14 +208,17 @@ def compare(
 
     from polytask.cli.progress import CompareProgress
     from polytask.experiment import load
+    from polytask.run_folder import check_writable, write_whole
 
-    trained, place = load(run), Path(run) / "compare.json"
+    trained, place = load(run), Path(run).expanduser() / "compare.json"
+    check_writable(place.parent)
     with CompareProgress(Console()) as progress:
         comparison = trained.compare(seeds, on_fit=progress)
     try:
-        place.write_text(json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(place, json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise PolytaskError(f"cannot be written: {error.strerror}", where=str(place)) from None
+        mend = "Make room or mend the place; what was there is unchanged."
+        raise PolytaskError("cannot be written", where=str(place), found=error.strerror or str(error), mend=mend) from None
     finally:
         typer.echo(comparison)
     typer.echo(f"\nsaved in {place}")
@@ -285,6 +289,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a file gets UTF-8 on every system, as a recipe must be
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # the line of our code says nothing to its user
     try:
         app()
     finally:
