@@ -88,13 +88,8 @@ class FittedTask:
         return estimate.view(len(output), self.members, *estimate.shape[1:]).mean(1)
 
     def _losses(self, output: Tensor, target: Tensor) -> Tensor:
-        weights = self.task.row_weights(target, self.codec)
-        losses = self._unweighted(output, target)
-        return losses if weights is None else losses * weights
-
-    def _unweighted(self, output: Tensor, target: Tensor) -> Tensor:
         if not callable(self.task.loss):
-            return self.task.row_losses(output, target)
+            return self.task.weighted_losses(output, target, self.codec)
         losses = self.task.loss(output, target)
         if not isinstance(losses, Tensor) or losses.shape != target.shape[:1]:
             found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
@@ -102,7 +97,8 @@ class FittedTask:
             raise PolytaskError(
                 "the loss must give one value per row", where=f"task {self.task.name!r}", found=found, mend=mend
             )
-        return losses
+        weights = self.task.row_weights(target, self.codec)
+        return losses if weights is None else losses * weights
 
     def _with_constant(self, target: Tensor, each: Tensor) -> FittedTask:
         if not self.task.has_constant:

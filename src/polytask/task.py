@@ -35,9 +35,10 @@ class Codec(Settings):
         scale: Divides a transformed label.
         residuals: What is added to a prediction on the scale of the loss before it is transformed back; the mean is taken.
         mean: The mean training label, where the mean on the scale of the loss is that of something else.
-        threshold: The probability above which the second of two classes is answered.
+        thresholds: The probability above which the second of two classes is answered, or each of several labels.
         temperature: What divides the logarithms of probabilities before they are normalized again; 1 leaves them.
-        class_weights: What the loss of a row of each class is multiplied by; empty where all count alike.
+        class_weights: What the loss of a row of each class is multiplied by, or that of each label where it is there; empty
+            where all count alike.
         start: The output that predicts the best constant, ``width`` numbers.
         null_loss: The loss of that constant on the training labels; None where the task has no such thing.
         mean_weight: The mean weight of a training row with a label.
@@ -54,7 +55,7 @@ class Codec(Settings):
     scale: float = 1.0
     residuals: tuple[float, ...] = ()
     mean: float | None = None
-    threshold: float = 0.5
+    thresholds: tuple[float, ...] = (0.5,)
     temperature: float = 1.0
     class_weights: tuple[float, ...] = ()
     start: tuple[float, ...] = (0.0,)
@@ -228,6 +229,11 @@ class Task(Component, family="tasks"):
     def row_weights(self, target: Tensor, codec: Codec) -> Float[Tensor, " B"] | None:
         """What the loss of each row is multiplied by for its label; None where all count alike."""
         return None
+
+    def weighted_losses(self, output: Float[Tensor, "B width"], target: Tensor, codec: Codec) -> Float[Tensor, " B"]:
+        """The task's own loss of each row, weighed for its label."""
+        weights, losses = self.row_weights(target, codec), self.row_losses(output, target)
+        return losses if weights is None else losses * weights
 
     def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"] | None:
         """The output whose estimate is the mean of the members' estimates: an ensemble is judged by its loss.

@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from jaxtyping import Bool, Float
-from pydantic import field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from scipy.optimize import minimize_scalar
 from torch import Tensor
+from torch.nn import functional
 
-from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed
+from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, shown
 from polytask.task import Codec, Task, refuse
 from polytask.tasks._metrics import log_loss
 
@@ -26,6 +27,24 @@ MAX_CLASSES = 10_000
 FEW_ROWS = 20  # fewer may all differ by chance
 MAX_WHOLE = 2.0**63
 LOG_TEMPERATURES = (-3.0, 3.0)
+
+
+def _checked_weights(value: object) -> object:
+    mend = 'Give "balanced", or a mapping from classes to numbers above 0.'
+    if not isinstance(value, Mapping):
+        if value is not None and value != "balanced":
+            raise PolytaskError("not weights of classes", where="class_weights", found=shown(value), mend=mend)
+        return value
+    for name, weight in value.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+            where = f"class_weights, class {name!r}"
+            raise PolytaskError("a weight is a number above 0", where=where, found=shown(weight), mend=mend)
+    return {_class_text(key): weight for key, weight in value.items()}
+
+
+ClassWeights = Annotated[Literal["balanced"] | Mapping[str, float] | None, BeforeValidator(_checked_weights)]
+Goal = Literal["f1", "balanced_accuracy"]
+Threshold = Goal | Annotated[float, Field(gt=0, lt=1)]
 
 
 class ClassTask(Task, abstract=True):
@@ -40,22 +59,8 @@ class ClassTask(Task, abstract=True):
     """
 
     classes: tuple[ClassValue, ...] | None = None
-    class_weights: Literal["balanced"] | Mapping[str, float] | None = None
+    class_weights: ClassWeights = None
     calibration: Literal["temperature"] | None = None
-
-    @field_validator("class_weights", mode="before")
-    @classmethod
-    def _weights_are_numbers(cls, value: object) -> object:
-        mend = 'Give "balanced", or a mapping from classes to numbers above 0.'
-        if not isinstance(value, Mapping):
-            if value is not None and value != "balanced":
-                raise PolytaskError("not weights of classes", where="class_weights", found=repr(value), mend=mend)
-            return value
-        for name, weight in value.items():
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
-                where, what = f"class_weights, class {name!r}", "a weight is a number above 0"
-                raise PolytaskError(what, where=where, found=repr(weight), mend=mend)
-        return {_class_text(key): weight for key, weight in value.items()}
 
     @model_validator(mode="after")
     def _classes_differ(self) -> Self:
@@ -89,12 +94,7 @@ class ClassTask(Task, abstract=True):
         if self.class_weights == "balanced":
             counts = torch.bincount(self.encode(column, codec)[0], minlength=len(codec.classes)).double().clamp(min=1)
             return tuple((len(column) / len(counts) / counts).tolist())
-        given, known = self.class_weights or {}, class_texts(codec)
-        for name in given:
-            if name not in known:
-                mend = did_you_mean(name, known)
-                raise PolytaskError(f"no class {name!r}", where=f"task {self.name!r}, class_weights", mend=mend)
-        return tuple(float(given.get(name, 1.0)) for name in known)
+        return given_weights(self.class_weights or {}, class_texts(codec), f"task {self.name!r}, class_weights")
 
     def row_weights(self, target: Tensor, codec: Codec) -> Float[Tensor, " B"] | None:
         return torch.tensor(codec.class_weights, device=target.device)[target] if codec.class_weights else None
@@ -169,6 +169,69 @@ def calibrated(probability: Tensor, temperature: float) -> Tensor:
     if probability.ndim == 1:
         return torch.sigmoid(torch.logit(probability.double()) / temperature)
     return (probability.double().log() / temperature).softmax(1)
+
+
+def best_threshold(probability: Tensor, target: Tensor, weights: Tensor, goal: Goal) -> float:
+    """The probability above which to say yes, half-way between two of the rows': the one nearest to 1/2 of the best.
+
+    Where all rows are of one class, or there are none, it is 1/2.
+
+    Args:
+        probability: Of the second class, ``[n]``.
+        target: Class codes, ``[n]``.
+        weights: How much each row counts, ``[n]``.
+        goal: What is highest there.
+
+    Example:
+        >>> best_threshold(torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0, 0, 1, 1]), torch.ones(4), "f1")
+        0.25
+    """
+    values, order = probability.double().sort(descending=True)
+    each = weights[order].double()
+    truth = target[order] * each
+    if not bool(target.any()) or bool(target.all()):
+        return 0.5
+    found, called = truth.cumsum(0), each.cumsum(0)  # yes to the first, to the first two, ...
+    positive = truth.sum()
+    if goal == "f1":
+        score = 2 * found / (called + positive)
+    else:
+        score = (found / positive + 1 - (called - found) / (each.sum() - positive)) / 2
+    below = torch.cat([values[1:], values.new_zeros(1)])
+    score[values == below] = -1  # rows of one probability cannot be told apart
+    thresholds = (values + below) / 2
+    best = thresholds[score >= score.max() - 1e-12]
+    return float(best[(best - 0.5).abs().argmin()])
+
+
+def binary_losses(output: Tensor, target: Tensor, focal: float) -> Tensor:
+    """Of logits and what is true (1 or 0) of the same shape: the focal loss, at 0 cross-entropy.
+
+    Example:
+        >>> binary_losses(torch.tensor([0.0, 0.0]), torch.tensor([0, 1]), focal=0.0)
+        tensor([0.6931, 0.6931])
+    """
+    towards = output * (2 * target - 1)
+    losses = functional.softplus(-towards)
+    # As an exponential: the power's own derivative is infinite at 0 for a gamma below 1.
+    return losses if focal == 0 else losses * (focal * functional.logsigmoid(-towards)).exp()
+
+
+def merged_logits(outputs: Tensor) -> Tensor:
+    """The logits ``[B, L]`` of the members' mean probabilities, of logits ``[B, members, L]``."""
+    return functional.logsigmoid(outputs).logsumexp(1) - functional.logsigmoid(-outputs).logsumexp(1)
+
+
+def given_weights(given: Mapping[str, float], known: Sequence[str], where: str) -> tuple[float, ...]:
+    """The weight of each of the known classes or labels, 1 where none is given.
+
+    Raises:
+        PolytaskError: One is given for another.
+    """
+    for name in given:
+        if name not in known:
+            raise PolytaskError(f"no class {name!r}", where=where, mend=did_you_mean(name, known))
+    return tuple(float(given.get(name, 1.0)) for name in known)
 
 
 def class_texts(codec: Codec) -> list[str]:

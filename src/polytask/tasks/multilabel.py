@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
 import numpy as np
@@ -12,12 +12,20 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor
-from torch.nn import functional
 
 from polytask.errors import PolytaskError, counted, listed
 from polytask.scorer import Scorer
 from polytask.task import Codec, Task, numbers, refuse
-from polytask.tasks._classes import label_text, refuse_unseen
+from polytask.tasks._classes import (
+    ClassWeights,
+    Threshold,
+    best_threshold,
+    binary_losses,
+    given_weights,
+    label_text,
+    merged_logits,
+    refuse_unseen,
+)
 from polytask.tasks._metrics import multilabel_scorers
 
 MAX_LABELS = 10_000
@@ -35,6 +43,11 @@ class Multilabel(Task):
         columns: Columns of 0 and 1, one per label; None for one column of text.
         separator: Between the labels of a text, and of answers.
         labels: All labels of a text, in order; None for those found in the training rows, sorted.
+        class_weights: What the loss of a label is multiplied by where it is there: "balanced" gives the rows with it and those
+            without the same sum; a mapping gives the numbers, 1 for a label that it does not name.
+        focal: Gamma of the focal loss of each label, as in a binary task; 0 is cross-entropy.
+        threshold: A label is answered above this probability: a number, or "f1" or "balanced_accuracy" for what gives the
+            validation rows the highest, for each label by itself.
 
     Example:
         >>> task = Multilabel("tags")
@@ -48,9 +61,15 @@ class Multilabel(Task):
     columns: tuple[str, ...] | None = Field(default=None, min_length=1)
     separator: str = Field(default=",", min_length=1)
     labels: tuple[str, ...] | None = Field(default=None, min_length=1)
+    class_weights: ClassWeights = None
+    focal: float = Field(default=0.0, ge=0)
+    threshold: Threshold = 0.5
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
+        if callable(self.loss) and self.class_weights is not None:
+            mend = "Weigh the labels in the loss, or leave it out."
+            raise PolytaskError("a loss of your own gives one value for all labels of a row", where="class_weights", mend=mend)
         if self.columns is not None and (self.column is not None or self.labels is not None):
             mend = "Leave out column and labels, or columns."
             raise PolytaskError("columns are the labels already", where="columns", mend=mend)
@@ -90,7 +109,18 @@ class Multilabel(Task):
             mend = "A constant needs no network: leave this task out."
             found = counted(len(rows), "row")
             raise PolytaskError("every label is the same in all training rows", where=self.place, found=found, mend=mend)
-        return codec
+        return codec.model_copy(update={"thresholds": self._thresholds(names), "class_weights": self._weights(rows, names)})
+
+    def _thresholds(self, names: Sequence[str]) -> tuple[float, ...]:
+        return (0.5 if isinstance(self.threshold, str) else self.threshold,) * len(names)
+
+    def _weights(self, rows: Tensor, names: Sequence[str]) -> tuple[float, ...]:
+        if self.class_weights is None:
+            return ()
+        if self.class_weights == "balanced":
+            there, not_there = ((rows == code).sum(0).double().clamp(min=1) for code in (1, 0))
+            return tuple((not_there / there).tolist())
+        return given_weights(self.class_weights, names, f"task {self.name!r}, class_weights")
 
     def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
         present = torch.from_numpy(column.is_valid().to_numpy(zero_copy_only=False).copy())
@@ -109,21 +139,45 @@ class Multilabel(Task):
         # A row's weight is spread over the labels it tells, as the loss is.
         told = (target != UNKNOWN) * weights.unsqueeze(1)
         told = told / (target != UNKNOWN).sum(1, keepdim=True).clamp(min=1)
+        if codec.class_weights:
+            told = told * _by_label(target, codec)
         total = told.sum(0).clamp(min=torch.finfo(torch.float64).tiny)
         floor = 0.5 / max(1, len(target))
         return torch.logit((told * (target == 1)).sum(0) / total, eps=floor)
 
+    @property
+    def searches_constant(self) -> bool:
+        return self.focal > 0 or callable(self.loss)
+
     def row_losses(self, output: Float[Tensor, "B width"], target: Tensor) -> Float[Tensor, " B"]:
-        told = target != UNKNOWN
-        truth = target.clamp(min=0).to(output.dtype)
-        losses = functional.binary_cross_entropy_with_logits(output, truth, reduction="none")
-        return (losses * told).sum(1) / told.sum(1).clamp(min=1)
+        return self._mean_told(binary_losses(output, target.clamp(min=0), self.focal), target)
+
+    def weighted_losses(self, output: Float[Tensor, "B width"], target: Tensor, codec: Codec) -> Float[Tensor, " B"]:
+        losses = binary_losses(output, target.clamp(min=0), self.focal)
+        return self._mean_told(losses * _by_label(target, codec) if codec.class_weights else losses, target)
+
+    def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"]:
+        return merged_logits(outputs)
 
     def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
         return torch.sigmoid(output)
 
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
-        return {"probability": estimate.double(), "label": (estimate > 0.5).long()}
+        probability = estimate.double()
+        return {"probability": probability, "label": (probability > probability.new_tensor(codec.thresholds)).long()}
+
+    @property
+    def tunes(self) -> bool:
+        return isinstance(self.threshold, str)
+
+    def tune(self, estimate: Tensor, target: Tensor, codec: Codec, weights: Float[Tensor, " n"]) -> Codec:
+        if not isinstance(self.threshold, str):
+            return codec
+        found = []
+        for probability, label in zip(estimate.T, target.T, strict=True):
+            told = label != UNKNOWN
+            found.append(best_threshold(probability[told], label[told], weights[told], self.threshold))
+        return codec.model_copy(update={"thresholds": tuple(found)})
 
     def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
         label = views["label"].bool()
@@ -137,6 +191,12 @@ class Multilabel(Task):
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         return multilabel_scorers(codec.labels)
+
+    @staticmethod
+    def _mean_told(losses: Float[Tensor, "B L"], target: Tensor) -> Float[Tensor, " B"]:
+        """The mean over the labels that each row tells."""
+        told = target != UNKNOWN
+        return (losses * told).sum(1) / told.sum(1).clamp(min=1)
 
     def _words(self, column: pa.Array) -> tuple[pa.Array, np.ndarray[tuple[int], np.dtype[np.int64]]]:
         """All labels of all texts one after the other, and the row of each."""
@@ -166,3 +226,8 @@ class Multilabel(Task):
         cells = pc.split_pattern(column.cast(pa.string()).fill_null("," * (n_labels - 1)), ",").flatten()
         codes = pc.index_in(cells, value_set=pa.array(["0", "1"])).fill_null(UNKNOWN)
         return torch.from_numpy(codes.to_numpy(zero_copy_only=False).astype(np.int64)).view(-1, n_labels)
+
+
+def _by_label(target: Tensor, codec: Codec) -> Float[Tensor, "N L"]:
+    """What the loss of each label of each row is multiplied by."""
+    return torch.where(target == 1, torch.tensor(codec.class_weights, device=target.device), 1.0)

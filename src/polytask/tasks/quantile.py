@@ -66,6 +66,9 @@ class Quantile(NumberTask):
     def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
         return output.sort(1).values
 
+    def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"]:
+        return outputs.sort(2).values.mean(1)
+
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         quantiles = in_units(estimate, codec)
         middle = min(range(len(self.quantiles)), key=lambda index: abs(self.quantiles[index] - 0.5))
