@@ -125,8 +125,9 @@ class Recipe(Settings):
     def from_yaml_text(cls, text: str, changes: Sequence[str] = (), where: str = "recipe") -> Recipe:
         """As ``from_yaml``, from a text."""
         try:
-            fields = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            fields = yaml.load(text, Loader=_Loader)
+            json.dumps(fields, default=str)
+        except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:  # no YAMLError where a value holds itself
             mend = "Mend the file there; `polytask init` writes a recipe."
             raise PolytaskError("not valid YAML", where=where, found=one_line(error), mend=mend) from None
         if not isinstance(fields, dict):
@@ -192,6 +193,20 @@ class Recipe(Settings):
                 choices.append({"$ref": f"#/$defs/{family.family}.{kind}"})
             definitions[family.family] = {"anyOf": [{"enum": family.kinds()}, *choices]}
         return dict(_with_references(schema))
+
+
+class _Loader(yaml.SafeLoader):
+    """As SafeLoader, but a key that stands twice in a mapping is an error: the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen or not isinstance(key, yaml.ScalarNode):
+                wrong = f"the key {name!r} stands twice" if name in seen else "a key is a single word"
+                raise yaml.constructor.ConstructorError(None, None, wrong, key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def changed(fields: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
