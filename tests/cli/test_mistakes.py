@@ -60,7 +60,7 @@ def _there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (["fit", "houses.csv", "--task", "a:b"], "quote it: --task '\"a:b\"'"),
         (["fit", "houses.csv", "--task", "sold"], "task 'sold', column 'sold': a column of timestamp[us] is no task"),
-        (["fit", "houses.csv", "--task", "suburb:regression", "--epochs", "1"], "the labels are not numbers"),
+        (["fit", "houses.csv", "--task", "suburb:regression", "--epochs", "1"], "labels are not numbers. Found: '"),
         (["fit", "houses.csv", "--task", "age:binary", "--epochs", "1"], "a binary task has two classes"),
         (["fit", "houses.csv", "--task", "a:b:c"], "--task a:b:c: not a task. Write name, name:kind or name=file:column:kind"),
         (["fit", "nowhere.csv", "--task", '"a'], '--task "a: the quote " is never closed'),
