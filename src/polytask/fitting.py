@@ -23,6 +23,7 @@ from polytask.scores import Scores, score_task
 from polytask.task import Task
 from polytask.trainer import train
 from polytask.training import Epoch
+from polytask.warm_start import frozen
 
 
 def train_bundle(
@@ -47,7 +48,11 @@ def train_bundle(
     Raises:
         PolytaskError: A loss is no longer finite, a part cannot be built, or a task has no row to be tuned on.
     """
-    chosen = [fitted for fitted in prepared.tasks if tasks is None or fitted.task.name in tasks]
+    chosen, origin = [fitted for fitted in prepared.tasks if tasks is None or fitted.task.name in tasks], prepared.origin
+    records = [TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in chosen]
+    if origin is not None:
+        records = [*origin.records(), *records]
+        chosen = [fitted for fitted in chosen if fitted.task.name not in origin.settled]
     names = [fitted.task.name for fitted in chosen]
     for fitted in chosen:
         _held_out(fitted.task, prepared)  # said before training
@@ -58,29 +63,31 @@ def train_bundle(
         sharing=recipe.sharing,
         head=recipe.head,
         seed=seed,
-        inputs=tuple(part.keep(names) for part in prepared.inputs),
-        tasks=tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in chosen),
+        inputs=tuple(part.keep([record.task.name for record in records]) for part in prepared.inputs),
+        tasks=tuple(records),
     )
     bundle = Bundle.build(manifest)
-    history = train(
-        bundle.model,
-        _labeled(prepared.training, names),
-        _labeled(prepared.validation, names),
-        recipe.trainer,
-        recipe.balancer,
-        seed=seed,
-        primary=[name for name in recipe.primary if name in names],
-        mixing=recipe.mixing,
-        on_epoch=on_epoch,
-        checkpoints=checkpoints,
-    )
-    _tune(bundle, prepared)
+    with frozen(bundle.model, () if origin is None else origin.begin(bundle)):
+        history = train(
+            bundle.model,
+            _labeled(prepared.training, names),
+            _labeled(prepared.validation, names),
+            recipe.trainer,
+            recipe.balancer,
+            seed=seed,
+            primary=[name for name in recipe.primary if name in names],
+            mixing=recipe.mixing,
+            on_epoch=on_epoch,
+            checkpoints=checkpoints,
+        )
+    _tune(bundle, prepared, names)
     return bundle, history
 
 
-def _tune(bundle: Bundle, prepared: Prepared) -> None:
-    """Let the tasks learn what they learn from a trained network's answers."""
-    for name, fitted in bundle.tasks.items():
+def _tune(bundle: Bundle, prepared: Prepared, tasks: Sequence[str]) -> None:
+    """Let these tasks learn what they learn from a trained network's answers."""
+    for name in tasks:
+        fitted = bundle.tasks[name]
         data = _held_out(fitted.task, prepared)
         rows = data.present[name]
         if fitted.task.tunes and bool(rows.any()):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from polytask.checkpoint import sync
 from polytask.errors import PolytaskError
@@ -42,6 +44,34 @@ def check_free(folder: str | Path, overwrite: bool) -> Path:
 def is_unfinished(place: Path) -> bool:
     """Whether there is a training under way and nothing else."""
     return place.is_dir() and [path.name for path in place.iterdir()] == [CHECKPOINTS]
+
+
+def finished(folder: str | Path) -> Path:
+    """The place of a run whose training is finished.
+
+    Raises:
+        PolytaskError: There is no such folder, or the training is not finished.
+    """
+    place = settled(folder)
+    if not place.is_dir():
+        raise PolytaskError("no such run folder", where=str(place), mend="`polytask fit ... --out run/` makes one.")
+    if is_unfinished(place):
+        mend = f"If it is not going on still, `polytask resume {folder}` (polytask.resume) goes on with it."
+        raise PolytaskError("the training of this run is not finished", where=str(folder), mend=mend)
+    return place
+
+
+def read_record(place: Path) -> dict[str, Any]:
+    """What the run.json of a run says.
+
+    Raises:
+        PolytaskError: It is missing or damaged.
+    """
+    try:
+        record: dict[str, Any] = json.loads((place / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PolytaskError(f"the run is damaged: {error}", where=str(place), mend="Take a copy, or fit again.") from None
+    return record
 
 
 def settled(folder: str | Path) -> Path:

@@ -9,11 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from polytask.bundle import Manifest
 from polytask.cli.arguments import TaskWords, Words, flag, parse_column
 from polytask.cli.catalog import summaries
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.guessing import guess_task
 from polytask.recipe import Recipe, changed
+from polytask.run_folder import MODEL, finished
 from polytask.source import Source, open_source
 
 PARTS_WITH_KINDS = ("encoder", "sharing", "head", "balancer")
@@ -57,7 +59,7 @@ def start(words: Words, read_all: bool = False) -> Start:
     fields: dict[str, Any] = {
         "sources": [source.to_dict() for source in sources.values()],
         "tasks": [_task_fields(task, sources) for task in asked],
-        **{name: Recipe.model_fields[name].get_default(call_default_factory=True).kind for name in PARTS_WITH_KINDS},
+        **_parts(words.warm_start),
         "drop": list(words.drop),
         "columns": dict(map(parse_column, words.column)),
     }
@@ -96,6 +98,15 @@ def open_sources(words: Words, asked: Sequence[TaskWords]) -> dict[str, Source]:
             known["name"] = str(paths[key].with_suffix(""))
         sources[key] = open_source(source, **known)
     return sources
+
+
+def _parts(warm_start: str | None) -> dict[str, Any]:
+    """Encoder, sharing, head and balancer: those of the run that is gone on from, else the default kinds."""
+    parts = {name: Recipe.model_fields[name].get_default(call_default_factory=True).kind for name in PARTS_WITH_KINDS}
+    if warm_start is None:
+        return parts
+    manifest = Manifest.read(finished(warm_start) / MODEL)
+    return parts | {name: getattr(manifest, name).to_dict() for name in ("encoder", "sharing", "head")}
 
 
 def _guessed(task: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> tuple[str, str]:
