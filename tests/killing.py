@@ -52,7 +52,7 @@ def check_there(out: Path) -> int:
         told = str(error)
     assert not told or "polytask resume" in told or "no such run folder" in told, told
     state = out / "checkpoints" / STATE
-    return int(read(state)["step"]) if state.exists() else -1
+    return int(read(state)["update"]["step"]) if state.exists() else -1
 
 
 def main() -> None:

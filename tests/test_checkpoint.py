@@ -123,7 +123,7 @@ def test_a_training_that_has_ended_is_not_trained_on(tmp_path: Path) -> None:
     asked = recipe()
     first = trained(asked, Checkpoints(tmp_path, None, {}))
     state = read(tmp_path / STATE)
-    assert (state["step"], state["ended"]) == (N_STEPS, True)
+    assert (state["update"]["step"], state["ended"]) == (N_STEPS, True)
     assert_same(trained(asked, Checkpoints(tmp_path, None, {})), first)
 
 

@@ -104,7 +104,7 @@ def two_sources(**mixing: Any) -> Recipe:
         sources=[Frame(big.drop(columns="id"), name="big"), Frame(small.drop(columns=["id", "price"]), name="small")],
         tasks=[Regression("price"), Regression("area", column="sqft_living", source="small")],
         drop=["condition", "waterfront"],
-        trainer={"epochs": 4, "patience": None, "batch_size": 32},
+        trainer={"epochs": 4, "patience": "never", "batch_size": 32},
         mixing=mixing,
     )
 

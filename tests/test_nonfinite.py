@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,8 @@ from polytask.keeping import Buffers
 from polytask.mixing import epoch_batches
 from polytask.preparation import Prepared, prepare
 from polytask.sharing import module_key
-from polytask.trainer import _Loop
 from polytask.training import Epoch, left_out
+from polytask.update import Updater
 
 N_ROWS, BATCH = 120, 16
 BALANCERS = ["equal", "uncertainty", "dwa", "unit_gramian", "toy_jacobian", "famo_like"]
@@ -104,12 +104,12 @@ def absent_from(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
     """Take the labels of the task out of the batches of some steps."""
 
     def patch(steps: set[int]) -> None:
-        whole = _Loop._step
+        whole = Updater.__call__
 
-        def step(loop: _Loop, batch: Batch) -> dict[str, Tensor]:
-            return whole(loop, batch.without(["noisy"]) if loop.step in steps else batch)
+        def update(self: Updater, pieces: Sequence[Batch], rate: float) -> dict[str, Tensor]:
+            return whole(self, [piece.without(["noisy"]) for piece in pieces] if self.step in steps else pieces, rate)
 
-        monkeypatch.setattr(_Loop, "_step", step)
+        monkeypatch.setattr(Updater, "__call__", update)
 
     return patch
 
@@ -218,7 +218,7 @@ def test_an_epoch_whose_validation_loss_is_not_finite_is_not_chosen() -> None:
 
     asked = recipe(late, split={"validation": 0.1, "test": 0.1}, trainer=Trainer(epochs=3, batch_size=BATCH, device="cpu"))
     _, history = trained(asked)
-    assert [epoch.best for epoch in history] == [True, False, False]
+    assert [epoch.best for epoch in history] == [("price", "noisy", "sold"), (), ()]
     assert [epoch.selection is None for epoch in history] == [False, True, True]
     assert left_out(history) == ["the validation loss of task 'noisy' was not finite in epoch 2, 3"]
 

@@ -85,7 +85,7 @@ def unchanged(run: Run, before: Run) -> set[str]:
 
 def test_on_the_same_data_it_begins_where_the_run_was(folder: Path, run: Run) -> None:
     again = fit(going_on(folder, houses(200), *TASKS, drop=["id", "age", "condition"], trainer=STILL))
-    best = run.history[run.record["best_epoch"] - 1]
+    best = run.history[run.record["best_epochs"]["price"] - 1]
     assert again.history[0]["validation"] == best["validation"]
     assert again.scores().to_dict() == run.scores().to_dict()
     assert again.record["notes"] == [f"began with the weights of {folder}", *run.record["notes"]]
@@ -224,6 +224,24 @@ def test_runs_that_began_from_runs(folder: Path, run: Run, tmp_path: Path) -> No
     assert [task.name for task in kept.recipe.tasks] == ["condition"]
     with pytest.raises(PolytaskError, match=r"keep: all of these tasks are those of the earlier run\. Found: price"):
         three.keep("price")
+
+
+def test_a_run_with_weights_of_several_epochs(tmp_path: Path) -> None:
+    tasks = [Regression("price"), Regression("sqft_living"), Binary("waterfront")]
+    trainer = Trainer(epochs=12, batch_size=16, device="cpu", best="task", average=None, optimizer={"lr": 0.03})
+    first = fit(asked(None, *tasks, drop=["id", "age", "condition"], trainer=trainer), tmp_path / "run")
+    assert len(first.bundle.manifest.snapshots) > 1
+    rows, new = houses(150, 4), houses(60, 7)
+    for freeze, named in (("shared", []), ("everything", tasks[:2])):
+        both = [*named, Regression("age"), Ordinal("condition")]
+        added = fit(going_on(tmp_path / "run", rows, *both, freeze=freeze, trainer=trainer), tmp_path / freeze)
+        before, after = first.predict(new), load(tmp_path / freeze).predict(new)
+        assert {"age", "condition"} < set(after.columns)
+        pd.testing.assert_frame_equal(after[list(before.columns)], before, check_exact=True)
+        assert list(added.scores()) == [task.name for task in both]
+    trained_on = fit(going_on(tmp_path / "run", rows, *tasks, freeze="shared"))
+    assert list(trained_on.scores()) == ["price", "sqft_living", "waterfront"]
+    assert not trained_on.bundle.manifest.snapshots
 
 
 def test_two_sources_with_different_columns(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from polytask.encoder import Encoder
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.fitted import FittedTask
 from polytask.head import Head
-from polytask.model import MultiTaskModel, build_model, outputs_on
+from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
 from polytask.sharing import Sharing
 from polytask.task import Codec, Task
 
@@ -63,7 +63,11 @@ class TaskRecord(Settings):
 
 
 class Manifest(Settings):
-    """Everything about a network but its weights; plain values."""
+    """Everything about a network but its weights; plain values.
+
+    Attributes:
+        snapshots: The tasks that answer with weights of the same epoch, where not all do.
+    """
 
     format: int = FORMAT
     polytask: str
@@ -73,6 +77,7 @@ class Manifest(Settings):
     seed: int
     inputs: tuple[InputSet, ...]
     tasks: tuple[TaskRecord, ...]
+    snapshots: tuple[tuple[str, ...], ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -112,14 +117,41 @@ class Bundle:
     """
 
     manifest: Manifest
-    model: MultiTaskModel
+    model: Network
 
     @classmethod
     def build(cls, manifest: Manifest) -> Self:
-        """Build the network that a manifest describes, with its initial weights."""
-        tasks = [FittedTask(record.task, record.codec) for record in manifest.tasks]
-        codecs = [part.codec for part in manifest.inputs]
-        return cls(manifest, build_model(manifest.encoder, manifest.sharing, manifest.head, codecs, tasks, manifest.seed))
+        """Build the network that a manifest describes, with its initial weights.
+
+        Raises:
+            PolytaskError: Its snapshots do not have each task once.
+        """
+        names = [record.task.name for record in manifest.tasks]
+        if not manifest.snapshots:
+            return cls(manifest, _network(manifest, names))
+        if sorted(name for group in manifest.snapshots for name in group) != sorted(names):
+            raise PolytaskError("the snapshots of a model have each task once", found=str(manifest.snapshots))
+        return cls(manifest, Snapshots([_network(manifest, group) for group in manifest.snapshots], names))
+
+    def with_weights(self, chosen: Sequence[tuple[tuple[str, ...], Mapping[str, Tensor]]]) -> Self:
+        """This network with the weights chosen for its tasks; where these are of several epochs it becomes as many networks."""
+        if len(chosen) < 2:
+            for _, weights in chosen:
+                self.take_weights(weights)
+            return self
+        records = tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in self.tasks.values())
+        groups = tuple(tasks for tasks, _ in chosen)
+        bundle = type(self).build(self.manifest.model_copy(update={"tasks": records, "snapshots": groups}))
+        assert isinstance(bundle.model, Snapshots)  # of two groups
+        for network, (_, weights) in zip(bundle.model.networks, chosen, strict=True):
+            network.load_state_dict({key: weights[key] for key in network.state_dict()})
+        bundle.model.eval()
+        return bundle
+
+    def chosen_weights(self) -> list[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
+        """What ``with_weights`` takes: the tasks of each network, with its weights."""
+        networks = list(self.model.networks) if isinstance(self.model, Snapshots) else [self.model]
+        return [(tuple(network.tasks), network.state_dict()) for network in networks]  # type: ignore[arg-type]
 
     @property
     def tasks(self) -> dict[str, FittedTask]:
@@ -204,9 +236,9 @@ class Bundle:
         self._check_tasks(tasks)
         sets = [part.keep(tasks) for part in self.manifest.inputs]
         records = [TaskRecord(task=fitted.task, codec=fitted.codec) for name, fitted in self.tasks.items() if name in tasks]
-        fields = {"inputs": tuple(part for part in sets if part.sources), "tasks": tuple(records)}
-        kept = type(self).build(self.manifest.model_copy(update=fields))
-        kept.take_weights(self.model.state_dict())
+        fields = {"inputs": tuple(part for part in sets if part.sources), "tasks": tuple(records), "snapshots": ()}
+        chosen = [(tuple(task for task in names if task in tasks), weights) for names, weights in self.chosen_weights()]
+        kept = type(self).build(self.manifest.model_copy(update=fields)).with_weights([pair for pair in chosen if pair[0]])
         kept.check_answers(self, list(kept.tasks))
         return kept
 
@@ -286,6 +318,12 @@ class Bundle:
         bundle.model.load_state_dict(load_file(folder / WEIGHTS))
         bundle.model.eval()
         return bundle
+
+
+def _network(manifest: Manifest, names: Sequence[str]) -> MultiTaskModel:
+    tasks = [FittedTask(record.task, record.codec) for record in manifest.tasks if record.task.name in names]
+    codecs = [part.codec for part in manifest.inputs]
+    return build_model(manifest.encoder, manifest.sharing, manifest.head, codecs, tasks, manifest.seed)
 
 
 class _AllocationLimit(TorchDispatchMode):

@@ -84,6 +84,7 @@ class TrunkPlan:
 
     Attributes:
         specs: The specs of the stem's and then of each stage's output.
+        made: The modules that were handed out, by what they are: "stem", "stage 1", ..., "own".
     """
 
     def __init__(self, encoder: Encoder, codecs: Sequence[InputCodec], seed: int = 0, clock: Clock | None = None) -> None:
@@ -94,6 +95,7 @@ class TrunkPlan:
             raise PolytaskError(f"the stems of encoder {encoder.kind!r} differ in shape", found=str(specs))
         self._stages = encoder.stages(first.spec)
         self._seed, self._clock = seed, clock or Clock()
+        self.made: dict[str, list[nn.Module]] = {}
         self.specs = (first.spec, *(part.spec for part in self._stages))
 
     @property
@@ -103,19 +105,21 @@ class TrunkPlan:
 
     def stem(self, name: str = "shared") -> nn.Module:
         """A new stem: ``Sequence[Inputs] -> Features``."""
-        return Stems({key: self._make(part.build, "stem", i, name) for i, (key, part) in enumerate(self._stems.items())})
+        made = {key: self._make("stem", part.build, "stem", i, name) for i, (key, part) in enumerate(self._stems.items())}
+        return Stems(made)
 
     def stage(self, index: int, name: str = "shared") -> nn.Module:
         """A new copy of stage ``index`` (from 0): ``Features -> Features``."""
-        return self._make(self._stages[index].build, "stage", index, name)
+        return self._make(f"stage {index + 1}", self._stages[index].build, "stage", index, name)
 
     def own(self, name: str, build: Callable[[], nn.Module]) -> nn.Module:
         """A module of the scheme's own, such as a task's gate: its weights and draws depend on the seed and its name too."""
-        return self._make(build, "own", name)
+        return self._make("own", build, "own", name)
 
-    def _make(self, build: Callable[[], nn.Module], *names: object) -> nn.Module:
+    def _make(self, part: str, build: Callable[[], nn.Module], *names: object) -> nn.Module:
         with seeded(derived_seed(self._seed, "weights", *names)):
             module = build()
+        self.made.setdefault(part, []).append(module)
         return seed_draws(module, derived_seed(self._seed, "draws", *names), self._clock)
 
 

@@ -42,7 +42,7 @@ from polytask.run_folder import (
 )
 from polytask.scores import Scores
 from polytask.source import PIECE_ROWS, Source, like, open_source
-from polytask.training import Epoch, left_out
+from polytask.training import Epoch, gradient_notes, left_out
 
 
 class Run:
@@ -340,10 +340,10 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
         "scored_on": judged,
         "parameters": n_parameters(bundle.model),
         "seconds": round(before + time.perf_counter() - began, 3),
-        "best_epoch": max((epoch.epoch for epoch in history if epoch.best), default=0),
+        "best_epochs": {task: epoch.epoch for epoch in history for task in epoch.best},
         "data": fingerprints,
         "parts": dict(prepared.parts),
-        "notes": [*prepared.notes, *left_out(history)],
+        "notes": [*prepared.notes, *left_out(history), *gradient_notes(history)],
     }
     if origin is not None:
         record["warm_start"] = {"run": str(origin.settings.run), "weights": origin.fingerprint}

@@ -16,7 +16,7 @@ from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
 from polytask.intervals import N_RESAMPLES
-from polytask.model import outputs_on
+from polytask.model import MultiTaskModel, outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.scores import Scores, score_task
@@ -48,13 +48,13 @@ def train_bundle(
     Raises:
         PolytaskError: A loss is no longer finite, a part cannot be built, or a task has no row to be tuned on.
     """
-    chosen, origin = [fitted for fitted in prepared.tasks if tasks is None or fitted.task.name in tasks], prepared.origin
-    records = [TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in chosen]
+    wanted, origin = [fitted for fitted in prepared.tasks if tasks is None or fitted.task.name in tasks], prepared.origin
+    records = [TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in wanted]
     if origin is not None:
         records = [*origin.records(), *records]
-        chosen = [fitted for fitted in chosen if fitted.task.name not in origin.settled]
-    names = [fitted.task.name for fitted in chosen]
-    for fitted in chosen:
+        wanted = [fitted for fitted in wanted if fitted.task.name not in origin.settled]
+    names = [fitted.task.name for fitted in wanted]
+    for fitted in wanted:
         _held_out(fitted.task, prepared)  # said before training
     seed = recipe.seed if seed is None else seed
     manifest = Manifest(
@@ -67,8 +67,9 @@ def train_bundle(
         tasks=tuple(records),
     )
     bundle = Bundle.build(manifest)
+    assert isinstance(bundle.model, MultiTaskModel)  # no manifest of a recipe has snapshots
     with frozen(bundle.model, () if origin is None else origin.begin(bundle)):
-        history = train(
+        trained = train(
             bundle.model,
             _labeled(prepared.training, names),
             _labeled(prepared.validation, names),
@@ -80,8 +81,10 @@ def train_bundle(
             on_epoch=on_epoch,
             checkpoints=checkpoints,
         )
+    chosen = trained.chosen or [(tuple(names), bundle.model.state_dict())]
+    bundle = bundle.with_weights(chosen if origin is None else origin.with_settled(chosen))
     _tune(bundle, prepared, names)
-    return bundle, history
+    return bundle, trained.history
 
 
 def _tune(bundle: Bundle, prepared: Prepared, tasks: Sequence[str]) -> None:

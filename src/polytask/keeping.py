@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+Weights = dict[str, Tensor]
 
 
 class Buffers:
@@ -71,6 +76,70 @@ class Average:
             weight.data, average.data = average.data, weight.data
 
 
-def copied(model: nn.Module) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Judged:
+    """Tasks whose weights are chosen together: those of the epoch with the least mean validation loss of the ``judges``.
+
+    Without judges they are those of the last epoch.
+    """
+
+    tasks: tuple[str, ...]
+    judges: tuple[str, ...]
+
+    def mean(self, losses: Mapping[str, float]) -> float:
+        """The mean loss of the judges; infinite where one is missing."""
+        return sum(losses.get(task, math.inf) for task in self.judges) / max(len(self.judges), 1)
+
+
+class Best:
+    """The weights of the best epoch so far, for each group of tasks; groups of the same epoch have one copy.
+
+    Attributes:
+        epochs: Per group its best epoch, from 1; 0 before the first.
+    """
+
+    def __init__(self, groups: Sequence[Judged]) -> None:
+        self.groups = tuple(groups)
+        self.epochs = [0] * len(self.groups)
+        self.losses = [math.inf] * len(self.groups)
+        self.weights: dict[int, Weights] = {}
+
+    def offer(self, epoch: int, losses: Mapping[str, float], network: nn.Module) -> tuple[str, ...]:
+        """Keep the network's weights for the groups whose validation loss is lower than before; the tasks of these groups."""
+        better: list[str] = []
+        for index, group in enumerate(self.groups):
+            loss = group.mean(losses)
+            if loss < self.losses[index] or not group.judges:
+                self.losses[index], self.epochs[index] = loss, epoch
+                better += group.tasks
+        if better:
+            kept = {number: weights for number, weights in self.weights.items() if number in self.epochs}
+            self.weights = kept | {epoch: copied(network)}
+        return tuple(better)
+
+    def chosen(self) -> list[tuple[tuple[str, ...], Weights]]:
+        """The tasks of each epoch that is best for some, with its weights.
+
+        A group that never had a finite loss goes with the latest of these epochs.
+        """
+        tasks: dict[int, tuple[str, ...]] = {}
+        for epoch, group in zip(self.epochs, self.groups, strict=True):
+            number = epoch or max(self.epochs)
+            tasks[number] = (*tasks.get(number, ()), *group.tasks)
+        return [(names, self.weights[epoch]) for epoch, names in sorted(tasks.items()) if epoch]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is needed to go on."""
+        losses = [None if math.isinf(loss) else loss for loss in self.losses]
+        return {"epochs": self.epochs, "losses": losses, "weights": {str(epoch): w for epoch, w in self.weights.items()}}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict()``."""
+        self.epochs = list(saved["epochs"])
+        self.losses = [math.inf if loss is None else loss for loss in saved["losses"]]
+        self.weights = {int(epoch): dict(weights) for epoch, weights in saved["weights"].items()}
+
+
+def copied(network: nn.Module) -> Weights:
     """A copy of all weights and buffers."""
-    return {key: value.detach().clone() for key, value in model.state_dict().items()}
+    return {key: value.detach().clone() for key, value in network.state_dict().items()}

@@ -26,16 +26,23 @@ class MultiTaskModel(nn.Module):
     Attributes:
         tasks: The fitted tasks by name.
         clock: Set ``clock.step`` to make dropout a function of (seed, part, step).
+        layers: The matrices of the trunk's layers, by part and path in it, as in "stage 1 block.1", and of the heads, "head".
     """
 
     def __init__(
-        self, trunk: SharedTrunk, heads: Mapping[str, nn.Module], tasks: Mapping[str, FittedTask], clock: Clock
+        self,
+        trunk: SharedTrunk,
+        heads: Mapping[str, nn.Module],
+        tasks: Mapping[str, FittedTask],
+        clock: Clock,
+        made: Mapping[str, Sequence[nn.Module]],
     ) -> None:
         super().__init__()
         self.trunk = trunk
         self.heads = nn.ModuleDict({module_key(name): head for name, head in heads.items()})
         self.tasks = dict(tasks)
         self.clock = clock
+        self.layers = _layers(made) | {"head": [p for p in self.heads.parameters() if p.ndim > 1]}
         self._keys = {name: module_key(name) for name in heads}
 
     def forward(self, inputs: Sequence[Inputs], tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
@@ -67,6 +74,7 @@ class MultiTaskModel(nn.Module):
 
     def _loss(self, name: str, output: Tensor, batch: Batch, of_answers: bool) -> Tensor:
         fitted, target, labeled = self.tasks[name], batch.targets[name], batch.labeled[name]
+        output = output.float() if output.dtype == torch.bfloat16 else output
         weights = batch.weights.get(name)
         if labeled is not None:
             output, target = output.index_select(0, labeled), target.index_select(0, labeled)
@@ -74,6 +82,32 @@ class MultiTaskModel(nn.Module):
         losses = (fitted.answer_losses if of_answers else fitted.losses)(output, target)
         loss = losses.mean() if weights is None else (losses * weights).mean()
         return loss * (fitted.task.weight / (fitted.codec.null_loss or 1.0))
+
+
+class Snapshots(nn.Module):
+    """One network with the weights of several epochs, each for the tasks that were best with them.
+
+    Attributes:
+        tasks: All fitted tasks by name.
+    """
+
+    def __init__(self, networks: Sequence[MultiTaskModel], tasks: Sequence[str]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        fitted = {name: task for network in networks for name, task in network.tasks.items()}
+        self.tasks = {name: fitted[name] for name in tasks}
+
+    def forward(self, inputs: Sequence[Inputs], tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """As ``MultiTaskModel.forward``."""
+        wanted = tuple(self.tasks) if tasks is None else tasks
+        outputs: dict[str, Tensor] = {}
+        for network in self.networks:
+            if mine := [task for task in wanted if task in network.tasks]:  # type: ignore[operator]
+                outputs |= network(inputs, mine)
+        return {task: outputs[task] for task in wanted}
+
+
+Network = MultiTaskModel | Snapshots
 
 
 def build_model(
@@ -96,13 +130,14 @@ def build_model(
     """
     clock = Clock()
     names = [fitted.task.name for fitted in tasks]
-    trunk = sharing.build(TrunkPlan(encoder, codecs, seed, clock), names)
+    plan = TrunkPlan(encoder, codecs, seed, clock)
+    trunk = sharing.build(plan, names)
     members = trunk.specs[-1].members
     heads = {f.task.name: _build_head(f.task.head or head, trunk.specs, f, seed, clock) for f in tasks}
-    return MultiTaskModel(trunk, heads, {f.task.name: replace(f, members=members) for f in tasks}, clock)
+    return MultiTaskModel(trunk, heads, {f.task.name: replace(f, members=members) for f in tasks}, clock, plan.made)
 
 
-def outputs_on(model: MultiTaskModel, data: Dataset, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+def outputs_on(model: Network, data: Dataset, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The outputs of a model in evaluation mode for all rows, ``[N, ...]`` per task, on the CPU."""
     model.eval()
     wanted = tuple(model.tasks) if tasks is None else tuple(tasks)
@@ -128,6 +163,15 @@ def mean_losses(model: MultiTaskModel, data: Dataset) -> dict[str, float]:
                 sums[task] = sums.get(task, 0.0) + float(loss) * n
                 counts[task] = counts.get(task, 0) + weight
     return {task: sums[task] / counts[task] / model.tasks[task].task.weight for task in sums}
+
+
+def _layers(made: Mapping[str, Sequence[nn.Module]]) -> dict[str, list[nn.Parameter]]:
+    layers: dict[str, list[nn.Parameter]] = {}
+    for part, modules in made.items():
+        for path, layer in (pair for module in modules for pair in module.named_modules()):
+            if matrices := [p for p in layer.parameters(recurse=False) if p.ndim > 1]:
+                layers.setdefault(f"{part} {path}".strip(), []).extend(matrices)
+    return layers
 
 
 class OneForAll(nn.Module):

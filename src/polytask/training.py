@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -14,38 +15,54 @@ from polytask.component import Settings
 from polytask.errors import PolytaskError, listed
 from polytask.optimization import Optimizer, Schedule
 
+# Where a recipe does not say: the most epochs, or steps if these are more, in all and without an improvement.
+EPOCHS, STEPS = 200, 6000
+PATIENCE, PATIENT_STEPS = 16, 300
+VANISHING = 1e-4  # of the norm at the head; 0.007 is the least that was seen at a layer that learns
+EXPLODING = 1e2  # 4 is the most that was seen
+
 
 class Trainer(Settings):
     """How a network is trained.
 
     Args:
-        epochs: At most so many passes over the training rows.
+        epochs: At most so many passes over the training rows; None for 200, and more where these would be fewer than 6,000
+            steps.
         batch_size: Rows a step; None for the power of two nearest to a fortieth of the rows, from 32 to 512.
         optimizer: Any of torch.optim.
         schedule: The learning rate over time, after a warm-up: constant, half a cosine, or plateau: times 0.3 whenever the mean
-            validation loss has not improved for a quarter of ``patience`` (for 4 epochs where there is none).
+            validation loss has not improved for a quarter of ``patience`` (of its default where it is "never").
         warmup: The share of all steps in which the learning rate rises to its value.
         clip: The largest norm of the whole gradient; None does not clip.
-        patience: Stop after so many epochs in which the mean normalized validation loss did not improve; None never stops.
-            The weights of the best epoch are kept in any case.
+        patience: Stop after so many epochs without an improvement by which weights are kept; None for 16, and more where these
+            would be fewer than 300 steps, "never" for no such stop.
+        best: The weights of which epoch are kept: of that with the least "mean" normalized validation loss over the tasks
+            (or the primary ones), or of the best for each "task", in which case the model is as many networks as there are
+            such epochs, each for its tasks.
         minutes: Stop after so many minutes of training, in the middle of an epoch if need be.
         average: Judge and keep an exponential moving average of the weights, which forgets this share of it less than 1 a
             step (0.99: the last hundred steps or so; fewer at the start); None keeps the raw weights.
+        accumulate: The rows of a step go through the network in so many pieces, and their gradients are summed: less memory for
+            the same step (but for batch statistics and dropout, and for losses that compare rows).
+        precision: "bfloat16" computes layers in half the bits, losses and weights in float32; faster on recent GPUs.
         device: "auto" takes a GPU if there is one.
         checkpoint: Seconds between two saves of the state into the run's folder, from which `polytask resume` goes on; 0 saves
             after every step, None only where it is stopped.
         deterministic: Ask torch for deterministic algorithms; slower on a GPU, and refused where an operation has none.
     """
 
-    epochs: int = Field(default=200, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
     batch_size: int | None = Field(default=None, ge=1)
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = "constant"
     warmup: float = Field(default=0.0, ge=0, le=1)
     clip: float | None = Field(default=1.0, gt=0)
-    patience: int | None = Field(default=16, ge=1)
+    patience: Annotated[int, Field(ge=1)] | Literal["never"] | None = None
+    best: Literal["mean", "task"] = "mean"
     minutes: float | None = Field(default=None, gt=0)
     average: float | None = Field(default=0.99, gt=0, lt=1)
+    accumulate: int = Field(default=1, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     checkpoint: float | None = Field(default=30.0, ge=0)
     deterministic: bool = False
@@ -61,10 +78,30 @@ class Trainer(Settings):
             return self.batch_size
         return int(min(512, max(32, 2 ** round(math.log2(max(n_rows / 40, 1))))))
 
-    @property
-    def plateau(self) -> int:
+    def n_epochs(self, n_steps: int) -> int:
+        """The most epochs there can be where one has ``n_steps`` steps.
+
+        Example:
+            >>> Trainer().n_epochs(100), Trainer().n_epochs(3), Trainer(epochs=5).n_epochs(3)
+            (200, 2000, 5)
+        """
+        return self.epochs if self.epochs is not None else max(EPOCHS, math.ceil(STEPS / max(n_steps, 1)))
+
+    def n_patient(self, n_steps: int) -> float:
+        """The epochs without an improvement that end a training where one has ``n_steps`` steps; infinite for never.
+
+        Example:
+            >>> Trainer().n_patient(100), Trainer().n_patient(3), Trainer(patience="never").n_patient(3)
+            (16, 100, inf)
+        """
+        if self.patience is None:
+            return max(PATIENCE, math.ceil(PATIENT_STEPS / max(n_steps, 1)))
+        return math.inf if self.patience == "never" else self.patience
+
+    def n_plateau(self, n_steps: int) -> int:
         """The epochs without an improvement after which the schedule "plateau" lowers the rate."""
-        return max(1, (self.patience or 16) // 4)
+        never = self.patience == "never"
+        return max(1, int(Trainer().n_patient(n_steps) if never else self.n_patient(n_steps)) // 4)
 
     def chosen_device(self) -> torch.device:
         """The device to train on.
@@ -85,6 +122,7 @@ class Epoch:
 
     Attributes:
         epoch: Counted from 1.
+        last: The most epochs there can be.
         seconds: Since training began.
         learning_rate: At its end.
         training: Mean loss per task over the epoch's steps.
@@ -92,23 +130,31 @@ class Epoch:
         selection: its mean over the tasks that choose the epoch; None without validation rows, or where one is not finite:
             such an epoch is not chosen, and the task is missing in ``validation``.
         weights: The balancer's weights in its last step.
-        best: Whether its weights are the best so far.
+        best: The tasks for which its weights are the best so far.
         dropped: Per task the steps that it was left out of, because its loss or gradient was not finite.
+        gradients: Per task the norm of its gradient at each layer of the network, where it was looked at.
     """
 
     epoch: int
+    last: int
     seconds: float
     learning_rate: float
     training: dict[str, float]
     validation: dict[str, float]
     selection: float | None
     weights: dict[str, float]
-    best: bool
+    best: tuple[str, ...]
     dropped: dict[str, int] = field(default_factory=dict)
+    gradients: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values: a line of ``history.jsonl``."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Epoch:
+        """The epoch of ``to_dict()``."""
+        return cls(**{**values, "best": tuple(values["best"])})
 
 
 def left_out(history: Sequence[Epoch]) -> list[str]:
@@ -123,4 +169,37 @@ def left_out(history: Sequence[Epoch]) -> list[str]:
     for task in sorted({task for epoch in history for task in epoch.validation}):
         absent = [epoch.epoch for epoch in history if epoch.validation and task not in epoch.validation]
         notes += [f"the validation loss of task {task!r} was not finite in epoch {listed(absent)}"] if absent else []
+    return notes
+
+
+def gradient_notes(history: Sequence[Epoch]) -> list[str]:
+    """What is to be said of gradients that vanish on their way through the network, or explode; by the median over epochs.
+
+    A normalized loss is about 1 and at most a few, and so are its gradients in a network that learns.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for epoch in history:
+        for task, parts in epoch.gradients.items():
+            for part, norm in parts.items():
+                found.setdefault(task, {}).setdefault(part, []).append(norm)
+    notes = []
+    for task, norms in found.items():
+        middle = {part: statistics.median(values) for part, values in norms.items()}
+        head = middle.get("head", 0.0)
+        faint = [part for part, norm in middle.items() if norm < VANISHING * head]
+        large = [part for part, norm in middle.items() if norm > EXPLODING]
+        if faint:
+            least = min(middle[part] for part in faint) / head
+            notes.append(
+                f"the gradient of task {task!r} vanishes: at {listed(faint)} it is {least:.0e} of that at its head, so these "
+                "layers hardly learn from it. Use fewer stages, normalized layers (encoder.normalization: layer), or another "
+                "activation in a network of your own"
+            )
+        if large:
+            most = max(middle[part] for part in large)
+            notes.append(
+                f"the gradient of task {task!r} explodes: at {listed(large)} its norm is {most:.0e}, where 1 is usual. Keep "
+                "trainer.clip, lower trainer.optimizer.lr, normalize layers (encoder.normalization: layer), or look for "
+                "extreme values in inputs and labels"
+            )
     return notes

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import pyarrow as pa
-from torch import nn
+from torch import Tensor, nn
 
 from polytask.bundle import WEIGHTS, Bundle, InputSet, TaskRecord
 from polytask.cells import ColumnKind
@@ -23,6 +23,8 @@ from polytask.head import Head
 from polytask.run_folder import MODEL, finished, read_record
 from polytask.sharing import Sharing, module_key
 from polytask.task import Codec, Task
+
+Chosen = tuple[tuple[str, ...], Mapping[str, Tensor]]
 
 
 class WarmStart(Settings):
@@ -247,14 +249,41 @@ class Origin:
     def begin(self, bundle: Bundle) -> set[str]:
         """Give a new network the weights that go on; the names of those that stay as they are.
 
+        Where the run has weights of several epochs, all before the heads is that with which most of its tasks answer.
+
         Raises:
             PolytaskError: The sharing scheme would change the answers of a task that is to answer as before.
         """
-        heads, stay = ({module_key(task) for task in tasks} for tasks in ({*self.continued, *self.carried}, self.settled))
-        weights = {key: value for key, value in self.bundle.model.state_dict().items() if _is_in(key, heads)}
-        bundle.take_weights(weights)
-        bundle.check_answers(self.bundle, sorted(self.settled))
-        return set() if self.settings.freeze == "nothing" else {key for key in weights if _is_in(key, stay)}
+        snapshots = self.bundle.chosen_weights()
+        going_on = {key: value for key, value in self._main[1].items() if key.startswith("trunk.")}
+        stay = set(going_on)
+        for tasks, weights in snapshots:
+            for task in tasks:
+                head = {key: value for key, value in weights.items() if key.startswith(f"heads.{module_key(task)}.")}
+                going_on |= head if task in {*self.continued, *self.carried} else {}
+                stay |= head.keys() if task in self.settled else set()
+        bundle.take_weights(going_on)
+        trained = tuple(task for task in bundle.tasks if task not in self.settled)
+        as_it_will_be = bundle.with_weights(self.with_settled([(trained, bundle.model.state_dict())]))
+        as_it_will_be.check_answers(self.bundle, sorted(self.settled))
+        return set() if self.settings.freeze == "nothing" else stay
+
+    def with_settled(self, chosen: Sequence[Chosen]) -> list[Chosen]:
+        """The weights chosen for the tasks that were trained, and for those of which nothing was: see Bundle.with_weights.
+
+        These answer with the trunk that was frozen, or, where the run has several, each with its own.
+        """
+        (trained, weights), *others = chosen
+        main, _ = self._main
+        here = tuple(task for task in main if task in self.settled)
+        apart = [(tasks, own) for tasks, own in self.bundle.chosen_weights() if tasks != main]
+        settled = [(tuple(task for task in tasks if task in self.settled), own) for tasks, own in apart]
+        return [((*here, *trained), weights), *others, *(pair for pair in settled if pair[0])]
+
+    @property
+    def _main(self) -> Chosen:
+        """The weights with which most of the run's tasks answer."""
+        return max(self.bundle.chosen_weights(), key=lambda chosen: len(chosen[0]))
 
 
 @contextmanager
@@ -268,12 +297,6 @@ def frozen(network: nn.Module, names: Collection[str]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def _is_in(key: str, heads: Collection[str]) -> bool:
-    """Whether a weight is in the trunk or in one of these heads."""
-    part, name, *_ = key.split(".")
-    return part == "trunk" or name in heads
 
 
 def _own_settings(task: Task) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def test_a_reader_that_had_enough_is_no_error(words: str) -> None:
 
 def test_an_interrupted_training_is_saved_and_says_how_to_go_on(tmp_path: Path) -> None:
     write_houses(tmp_path)
-    words = ["fit", "houses.csv", "--task", "price", "--epochs", "1000000", "--set", "trainer.patience=null", "--out", "run"]
+    words = ["fit", "houses.csv", "--task", "price", "--epochs", "1000000", "--set", "trainer.patience=never", "--out", "run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         [*MODULE, *words], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

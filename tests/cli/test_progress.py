@@ -12,19 +12,25 @@ from polytask.training import Epoch
 
 
 def epoch(
-    number: int, loss: float, best: bool, validation: bool = True, tasks: tuple[str, ...] = ("price", "condition")
+    number: int,
+    loss: float,
+    best: bool,
+    validation: bool = True,
+    tasks: tuple[str, ...] = ("price", "condition"),
+    last: int = 200,
 ) -> Epoch:
     losses = {task: loss + index for index, task in enumerate(tasks)}
     mean = sum(losses.values()) / len(losses)
-    return Epoch(number, float(number), 1e-3, losses, losses if validation else {}, mean if validation else None, {}, best)
+    judged = (losses, mean) if validation else ({}, None)
+    return Epoch(number, last, float(number), 1e-3, losses, *judged, weights={}, best=tasks if best else ())
 
 
 def said(n_epochs: int, n_done: int, terminal: bool = False, **options: bool) -> str:
     """What is said of a training that stops after ``n_done`` of at most ``n_epochs`` epochs; the second is the best."""
     text = StringIO()
-    with FitProgress(n_epochs, Console(file=text, force_terminal=terminal, width=100)) as progress:
+    with FitProgress(Console(file=text, force_terminal=terminal, width=100)) as progress:
         for number in range(1, n_done + 1):
-            progress(epoch(number, 0.5 if number == 2 else 0.75, number <= 2, **options))
+            progress(epoch(number, 0.5 if number == 2 else 0.75, number <= 2, last=n_epochs, **options))
     return text.getvalue()
 
 
@@ -55,7 +61,7 @@ def test_without_validation_rows_the_training_losses_are_told() -> None:
 
 def test_many_tasks_are_folded() -> None:
     text = StringIO()
-    with FitProgress(1, Console(file=text, width=100)) as progress:
+    with FitProgress(Console(file=text, width=100)) as progress:
         progress(epoch(1, 0.5, True, tasks=tuple(f"a task {index}" for index in range(30))))
     assert max(map(len, text.getvalue().splitlines())) <= 100
     assert "29.5000" in text.getvalue()
@@ -69,7 +75,7 @@ def test_a_terminal_shows_a_bar_and_the_last_losses_stay() -> None:
 
 
 def interrupted(n_done: int, console: Console) -> None:
-    with FitProgress(200, console) as progress:
+    with FitProgress(console) as progress:
         for number in range(1, n_done + 1):
             progress(epoch(number, 0.5, True))
         raise KeyboardInterrupt

@@ -93,7 +93,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "set": {
         "set": ["encoder.width=32", "tasks.price.weight=2.5", "head={kind: mlp, hidden: [8, 4]}", "trainer.optimizer.lr=1e-5"]
     },
-    "options of the optimizer": {"set": ["trainer.optimizer={name: SGD, momentum: 0.9}", "trainer.patience=null"]},
+    "options of the optimizer": {"set": ["trainer.optimizer={name: SGD, momentum: 0.9}", "trainer.patience=never"]},
     "classes": {
         "set": [
             "tasks.condition.classes=[1, 2, 3, 4, 5]",

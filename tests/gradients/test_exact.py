@@ -45,7 +45,7 @@ def explicit(net: Net, names: list[str]) -> Tensor:
 
 
 def gradients(net: Net) -> TaskGradients:
-    return task_gradients(net.losses(VALUES), list(net.parameters()))
+    return task_gradients(dict(zip("abc", net.losses(VALUES), strict=True)), list(net.parameters()))
 
 
 def test_shared_is_what_two_or_more_tasks_reach(net: Net) -> None:
@@ -100,7 +100,7 @@ def test_what_is_written_is_not_the_gradient_of_another_parameter(net: Net) -> N
 
 def test_tasks_that_share_nothing_have_an_empty_jacobian() -> None:
     left, right = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))
-    found = task_gradients([left.sum(), 2 * right.sum()], [left, right])
+    found = task_gradients({"left": left.sum(), "right": 2 * right.sum()}, [left, right])
     assert found.jacobian().shape == (2, 0)
     assert found.gramian().tolist() == [[0, 0], [0, 0]]
     found.write(torch.tensor([7.0, 7.0]))

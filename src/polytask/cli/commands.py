@@ -108,7 +108,6 @@ def fit(words: Words, out: Out = None, overwrite: Overwrite = False) -> None:
 def resume(run: RunFolder) -> None:
     """Go on with a training that was stopped or killed, bit for bit as if it had not been."""
     from polytask.experiment import resume as go_on
-    from polytask.recipe import Recipe
     from polytask.run_folder import CHECKPOINTS, RECIPE
 
     asked = Path(run) / CHECKPOINTS / RECIPE
@@ -116,7 +115,7 @@ def resume(run: RunFolder) -> None:
         go_on(run)  # says what is wrong, if anything is
         typer.echo(f"the training in {run} is finished already")
     else:
-        _followed(Recipe.from_yaml(asked).trainer.epochs, run, lambda on_epoch: go_on(run, on_epoch=on_epoch))
+        _followed(run, lambda on_epoch: go_on(run, on_epoch=on_epoch))
     _say_next_of(run)
 
 
@@ -323,16 +322,16 @@ def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
 
     if out is None:
         typer.echo("note: the run will not be saved; --out FOLDER keeps it")
-    return _followed(recipe.trainer.epochs, out, lambda on_epoch: fit(recipe, out, overwrite=overwrite, on_epoch=on_epoch))
+    return _followed(out, lambda on_epoch: fit(recipe, out, overwrite=overwrite, on_epoch=on_epoch))
 
 
-def _followed(n_epochs: int, out: str | None, train: Callable[[FitProgress], Run]) -> Run:
+def _followed(out: str | None, train: Callable[[FitProgress], Run]) -> Run:
     """Show a training's progress, then its scores."""
     from rich.console import Console
 
     from polytask.cli.progress import FitProgress
 
-    with FitProgress(n_epochs, Console()) as progress:
+    with FitProgress(Console()) as progress:
         run = train(progress)
     rows, record = run.record["rows"], run.record
     sizes = ", ".join(f"{count:,} {part}" for part, count in rows.items())

@@ -38,13 +38,11 @@ class FitProgress(_Shown):
     """Follows one training; call it after every epoch, inside ``with``.
 
     Args:
-        n_epochs: The most epochs there can be.
         console: Where to say it.
     """
 
-    def __init__(self, n_epochs: int, console: Console) -> None:
+    def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self.n_epochs = n_epochs
         self.latest: Epoch | None = None
         self.best: Epoch | None = None
         self.said = 0
@@ -66,9 +64,9 @@ class FitProgress(_Shown):
         self.latest = epoch
         self.best = epoch if epoch.best or self.best is None else self.best
         if self.display is not None:
-            words = f"epoch {epoch.epoch} of at most {self.n_epochs}"
-            self.display.show(words, epoch.epoch, self.n_epochs, self._losses(epoch))
-        elif epoch.epoch == 1 or epoch.epoch % math.ceil(self.n_epochs / N_LINES) == 0:
+            words = f"epoch {epoch.epoch} of at most {epoch.last}"
+            self.display.show(words, epoch.epoch, epoch.last, self._losses(epoch))
+        elif epoch.epoch == 1 or epoch.epoch % math.ceil(epoch.last / N_LINES) == 0:
             self._say(self._losses(epoch))
             self.said = epoch.epoch
 

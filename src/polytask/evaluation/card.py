@@ -38,7 +38,7 @@ One network for {len(bundle.tasks)} tasks, trained by polytask {record["polytask
 
 ## Training
 {rows["training"]} training, {rows["validation"]} validation and {rows["test"]} test rows; {record["parameters"]:,} parameters;
-best epoch {record["best_epoch"]}; {record["seconds"]:.0f} seconds; seed {bundle.manifest.seed}.
+{_best(record["best_epochs"])}; {record["seconds"]:.0f} seconds; seed {bundle.manifest.seed}.
 
 Notes:
 {notes}
@@ -49,6 +49,13 @@ Methods:
 `polytask predict RUN new.csv --out answers.csv`, or in Python `polytask.load(RUN).predict(frame)`. The folder holds plain
 values and weights only: loading it runs no code from it.
 """
+
+
+def _best(epochs: Mapping[str, int]) -> str:
+    """Which epochs the weights are of."""
+    if len(set(epochs.values())) <= 1:
+        return f"best epoch {next(iter(epochs.values()), 'not known')}"
+    return "best epochs: " + ", ".join(f"{task} {epoch}" for task, epoch in epochs.items())
 
 
 def _task_line(fitted: FittedTask) -> str:

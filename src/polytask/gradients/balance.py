@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from polytask.balancer import Balancer, GramianBalancer, JacobianBalancer, Signals, State
 from polytask.errors import PolytaskError
 from polytask.gradients.exact import task_gradients
+
+Losses = Mapping[str, Tensor]
 
 
 class NotFiniteError(PolytaskError):
@@ -65,7 +68,7 @@ class Balance:
         self._state = fresh
         self._tasks = names
 
-    def backward(self, losses: Mapping[str, Tensor], penalty: Tensor | None = None) -> None:
+    def backward(self, losses: Losses, penalty: Tensor | None = None) -> None:
         """Add the balanced gradient to ``.grad``.
 
         Args:
@@ -76,33 +79,40 @@ class Balance:
             PolytaskError: There is no loss, or one is not a scalar.
             NotFiniteError: A loss is NaN or infinite, or the gradient of one for a balancer that reads gradients.
         """
-        if not losses:
-            raise PolytaskError(
-                "no task has a loss in this batch", where="Balance.backward", mend="Skip batches without labels."
-            )
-        for name, value in losses.items():
-            if value.ndim:
-                where, found = f"the loss of {name!r}", f"shape {tuple(value.shape)}"
-                raise PolytaskError("a loss is a scalar", where=where, found=found, mend="Take its mean.")
-        names, values = tuple(losses), list(losses.values())
-        state, index = self._rows(names)
-        detached = torch.stack([value.detach() for value in values])
-        if not math.isfinite(detached.sum()):
-            raise NotFiniteError("the losses are not finite", where="Balance.backward", found=str(detached.tolist()))
-        signals = Signals(names, detached, self.steps, self.epoch)
-        if isinstance(self.balancer, GramianBalancer | JacobianBalancer):
-            weights, new = self._by_gradients(state, signals, values)
-            if penalty is not None:
-                penalty.backward()
-        else:
-            weights, new = self.balancer.step(state, signals)
-            total = torch.dot(weights, torch.stack(values))
-            (total if penalty is None else total + penalty).backward()
-        self._last = (names, weights.detach())
-        self._keep(new, index)
-        self.steps += 1
+        self.backward_in_parts([lambda: losses], penalty)
 
-    def observe(self, losses: Mapping[str, Tensor]) -> None:
+    def backward_in_parts(self, parts: Sequence[Callable[[], Losses]], penalty: Tensor | None = None) -> dict[str, Tensor]:
+        """As ``backward``, for a batch that goes through the network in parts, so that one graph at a time is in memory.
+
+        Args:
+            parts: Called one after the other, each gives its share of the tasks' losses: what the shares of a task sum up to
+                is its loss. A balancer that reads losses needs them before it can weight any, so that with several parts each
+                is called once more beforehand, without gradients.
+            penalty: As for ``backward``.
+
+        Returns:
+            The loss of each task, without a graph.
+
+        Raises:
+            PolytaskError, NotFiniteError: As ``backward``.
+        """
+        if isinstance(self.balancer, GramianBalancer | JacobianBalancer):
+            return self._by_gradients(self.balancer, parts, penalty)
+        read: list[Losses] = [parts[0]()] if len(parts) == 1 else []
+        with torch.no_grad():
+            losses = _summed(read or [part() for part in parts])
+        state, index, signals = self._signals(losses)
+        weights, new = self.balancer.step(state, signals)
+        for share in read or (part() for part in parts):
+            if share:
+                given = weights if tuple(share) == signals.tasks else weights[[signals.tasks.index(name) for name in share]]
+                total = torch.dot(given, torch.stack(list(share.values())))
+                (total if penalty is None else total + penalty).backward()
+                penalty = None
+        self._done(signals, weights, new, index)
+        return losses
+
+    def observe(self, losses: Losses) -> None:
         """Tell a balancer that ``observes`` what the losses of the same batch are after the optimizer's step."""
         state, index = self._rows(tuple(losses))
         self._keep(self.balancer.observe(state, torch.stack([value.detach() for value in losses.values()])), index)
@@ -131,21 +141,50 @@ class Balance:
         self.steps, self.epoch = saved["steps"], saved["epoch"]
         self._last = (tuple(saved["last"]["tasks"]), saved["last"]["weights"])
 
-    def _by_gradients(self, state: State, signals: Signals, losses: list[Tensor]) -> tuple[Tensor, State]:
-        gradients = task_gradients(losses, self.parameters)
-        if isinstance(self.balancer, GramianBalancer):
-            gramian = gradients.gramian()
-            _check_finite(gramian)
-            given = Signals(signals.tasks, signals.losses, signals.step, signals.epoch, gramian=gramian)
-            weights, new = self.balancer.step(state, given)
+    def _by_gradients(
+        self, balancer: GramianBalancer | JacobianBalancer, parts: Sequence[Callable[[], Losses]], penalty: Tensor | None
+    ) -> dict[str, Tensor]:
+        shares, gradients = [], None
+        for part in parts:
+            share = _checked(part())
+            if share:
+                more = task_gradients(share, self.parameters)
+                gradients = more if gradients is None else gradients + more
+            shares.append({name: loss.detach() for name, loss in share.items()})
+        losses = _summed(shares)
+        state, index, signals = self._signals(losses)
+        assert gradients is not None  # there are losses
+        if isinstance(balancer, GramianBalancer):
+            gramian = _finite(gradients.gramian())
+            weights, new = balancer.step(state, replace(signals, gramian=gramian))
             gradients.write(weights)
-            return weights, new
-        jacobian = gradients.jacobian()
-        _check_finite(jacobian)
-        given = Signals(signals.tasks, signals.losses, signals.step, signals.epoch, jacobian=jacobian)
-        update, new = self.balancer.step(state, given)
-        gradients.write_update(update)
-        return update.new_zeros(0), new
+        else:
+            jacobian = _finite(gradients.jacobian())
+            update, new = balancer.step(state, replace(signals, jacobian=jacobian))
+            gradients.write_update(update)
+            weights = update.new_zeros(0)
+        if penalty is not None and penalty.requires_grad:  # that of a frozen trunk does not
+            penalty.backward()
+        self._done(signals, weights, new, index)
+        return losses
+
+    def _signals(self, losses: Losses) -> tuple[State, Tensor | None, Signals]:
+        """The state of the tasks that have a loss, where it belongs, and what a balancer reads of them."""
+        if not losses:
+            raise PolytaskError(
+                "no task has a loss in this batch", where="Balance.backward", mend="Skip batches without labels."
+            )
+        names = tuple(_checked(losses))
+        detached = torch.stack([value.detach() for value in losses.values()])
+        state, index = self._rows(names)
+        if not math.isfinite(detached.sum()):
+            raise NotFiniteError("the losses are not finite", where="Balance.backward", found=str(detached.tolist()))
+        return state, index, Signals(names, detached, self.steps, self.epoch)
+
+    def _done(self, signals: Signals, weights: Tensor, new: State, index: Tensor | None) -> None:
+        self._last = (signals.tasks, weights.detach())
+        self._keep(new, index)
+        self.steps += 1
 
     def _rows(self, names: tuple[str, ...]) -> tuple[State, Tensor | None]:
         """The state of these tasks, and where it belongs; None where these are all tasks."""
@@ -162,7 +201,27 @@ class Balance:
         self._state = new if index is None else self._state.with_rows(index, new)
 
 
-def _check_finite(products: Tensor) -> None:
+def _checked(losses: Losses) -> Losses:
+    for name, value in losses.items():
+        if value.ndim:
+            where, found = f"the loss of {name!r}", f"shape {tuple(value.shape)}"
+            raise PolytaskError("a loss is a scalar", where=where, found=found, mend="Take its mean.")
+    return losses
+
+
+def _summed(shares: Sequence[Losses]) -> dict[str, Tensor]:
+    """The sum of the shares of each task."""
+    if len(shares) == 1:
+        return {name: loss.detach() for name, loss in _checked(shares[0]).items()}
+    losses: dict[str, Tensor] = {}
+    for share in shares:
+        for name, loss in _checked(share).items():
+            losses[name] = losses[name] + loss.detach() if name in losses else loss.detach()
+    return losses
+
+
+def _finite(products: Tensor) -> Tensor:
     """A solver that is given NaN may fail in its own words, or never end."""
     if not bool(products.isfinite().all()):
         raise NotFiniteError("the gradients of the tasks are not finite", where="Balance.backward")
+    return products

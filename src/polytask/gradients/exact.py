@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -18,13 +19,27 @@ class TaskGradients:
 
     Attributes:
         parameters: All P_all parameters that need a gradient.
-        rows: Per task one gradient per parameter, None where the task does not reach it.
-        shared: Per parameter whether two or more tasks reach it.
+        tasks: Per task one gradient per parameter, None where the task does not reach it.
     """
 
     parameters: tuple[nn.Parameter, ...]
-    rows: tuple[Gradients, ...]
-    shared: tuple[bool, ...]
+    tasks: Mapping[str, Gradients]
+
+    @cached_property
+    def rows(self) -> tuple[Gradients, ...]:
+        """The gradients in the order of the tasks."""
+        return tuple(self.tasks.values())
+
+    @cached_property
+    def shared(self) -> tuple[bool, ...]:
+        """Per parameter whether two or more tasks reach it."""
+        return tuple(sum(row[i] is not None for row in self.rows) >= 2 for i in range(len(self.parameters)))
+
+    def __add__(self, other: TaskGradients) -> TaskGradients:
+        """The gradients of the sums of the losses; a task may be in one of them only."""
+        none: Gradients = (None,) * len(self.parameters)
+        names = dict.fromkeys([*self.tasks, *other.tasks])
+        return TaskGradients(self.parameters, {t: _sum(self.tasks.get(t, none), other.tasks.get(t, none)) for t in names})
 
     def gramian(self) -> Float[Tensor, "T T"]:
         """Inner products of the task gradients over the shared parameters, summed parameter by parameter."""
@@ -67,7 +82,7 @@ class TaskGradients:
         ]
 
 
-def task_gradients(losses: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> TaskGradients:
+def task_gradients(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> TaskGradients:
     """One backward pass per loss, each over the parameters it reaches.
 
     Args:
@@ -76,16 +91,19 @@ def task_gradients(losses: Sequence[Tensor], parameters: Sequence[nn.Parameter])
 
     Example:
         >>> w = nn.Parameter(torch.tensor([1.0, 2.0]))
-        >>> task_gradients([w.sum(), w[0] * 3], [w]).gramian()
+        >>> task_gradients({"one": w.sum(), "two": w[0] * 3}, [w]).gramian()
         tensor([[2., 3.],
                 [3., 9.]])
     """
     wanted = tuple(p for p in parameters if p.requires_grad)
-    rows = []
-    for i, loss in enumerate(losses):
-        rows.append(torch.autograd.grad(loss, wanted, retain_graph=i < len(losses) - 1, allow_unused=True))
-    shared = tuple(sum(row[i] is not None for row in rows) >= 2 for i in range(len(wanted)))
-    return TaskGradients(wanted, tuple(rows), shared)
+    rows = {}
+    for i, (task, loss) in enumerate(losses.items()):
+        rows[task] = torch.autograd.grad(loss, wanted, retain_graph=i < len(losses) - 1, allow_unused=True)
+    return TaskGradients(wanted, rows)
+
+
+def _sum(one: Gradients, two: Gradients) -> Gradients:
+    return tuple(a if b is None else b if a is None else a + b for a, b in zip(one, two, strict=True))
 
 
 def _accumulate(parameter: nn.Parameter, gradient: Tensor) -> None:

@@ -1,0 +1,203 @@
+"""One update of a network's weights from a batch; tasks whose loss or gradient is not finite are left out of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from polytask.balancer import Balancer
+from polytask.batch import Batch
+from polytask.gradients.balance import Balance, NotFiniteError
+from polytask.gradients.health import GradientNorms
+from polytask.keeping import Average, Buffers
+from polytask.model import MultiTaskModel
+from polytask.training import Trainer
+
+LOOK_EVERY = 100  # steps; a look takes a backward pass per task
+
+Losses = dict[str, Tensor]
+
+
+class Updater:
+    """Makes one update after the other.
+
+    Args:
+        model: What is trained, on its device.
+        settings: How.
+        balancer: What makes one update of the losses.
+        tasks: All tasks there will be.
+
+    Attributes:
+        step: How many there were.
+        dropped: Per task the steps that it was left out of since this was last emptied.
+        norms: The sizes of the gradients, looked at every LOOK_EVERY steps.
+    """
+
+    def __init__(self, model: MultiTaskModel, settings: Trainer, balancer: Balancer, tasks: Sequence[str]) -> None:
+        self.model, self.settings = model, settings
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.device = self.parameters[0].device
+        self.optimizer = settings.optimizer.build(self.parameters, self.device)
+        self.average = None if settings.average is None else Average(model, settings.average)
+        self.balance = Balance(model, balancer)
+        self.balance.start(tasks)
+        self.buffers = Buffers(model)
+        self.norms = GradientNorms(model.layers)
+        self.step = 0
+        self.dropped: dict[str, int] = {}
+
+    def __call__(self, pieces: Sequence[Batch], rate: float) -> Losses:
+        """One update from a batch that goes through the network in pieces; the losses of the tasks that had a part in it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.buffers.keep()
+        before = self.balance.state_dict()
+        losses, finite = self._gradients(pieces)
+        if not finite:
+            pieces, losses = self._without_guilty(pieces, before)
+        if losses:
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update()
+            if self.balance.balancer.observes:
+                self._observe(pieces)
+        self.step += 1
+        return losses
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model has its averaged weights, if there are such."""
+        if self.average is not None:
+            self.average.swap()
+        try:
+            yield
+        finally:
+            if self.average is not None:
+                self.average.swap()
+
+    def _gradients(self, pieces: Sequence[Batch]) -> tuple[Losses, bool]:
+        """The losses, with the balanced and clipped gradient in ``.grad``, and whether all of it is finite."""
+        shares = self._shares(pieces)
+        if not shares:
+            return {}, True
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            losses = self.balance.backward_in_parts(shares, self.model.trunk.penalty())
+        except NotFiniteError:
+            return {}, False
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.settings.clip or math.inf)
+        return losses, math.isfinite(norm)
+
+    def _shares(self, pieces: Sequence[Batch]) -> list[Callable[[], Losses]]:
+        """For each piece what gives its share of the losses; none where no task has a label."""
+        if not any(piece.tasks for piece in pieces):
+            return []
+        if len(pieces) == 1:
+            return [partial(self._share, 0, pieces[0], {})]
+        counts = [{task: _n_labels(piece, task) for task in piece.tasks} for piece in pieces]
+        total: dict[str, int] = {}
+        for each in counts:
+            total |= {task: total.get(task, 0) + n for task, n in each.items()}
+        parts = [{task: n / total[task] for task, n in each.items()} for each in counts]
+        return [partial(self._share, i, piece, part) for i, (piece, part) in enumerate(zip(pieces, parts, strict=True))]
+
+    def _share(self, index: int, piece: Batch, parts: Mapping[str, float]) -> Losses:
+        """A piece's losses, each times the part of the batch's labels that it has (all where ``parts`` does not say).
+
+        A look without gradients leaves no trace in batch statistics.
+        """
+        self.model.clock.step = self.step * self.settings.accumulate + index
+        bfloat16 = self.settings.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+            losses = self.model.losses(piece)
+        if not torch.is_grad_enabled():
+            self.buffers.restore()
+        elif index == 0 and self.step % LOOK_EVERY == 0:
+            self.norms.look(losses)
+        return {task: loss * parts[task] if task in parts else loss for task, loss in losses.items()}
+
+    def _observe(self, pieces: Sequence[Batch]) -> None:
+        self.buffers.keep()
+        after: Losses = {}
+        with torch.no_grad():
+            for share in self._shares(pieces):
+                after |= {task: after[task] + loss if task in after else loss for task, loss in share().items()}
+        if finite := {task: loss for task, loss in after.items() if math.isfinite(loss)}:
+            self.balance.observe(finite)
+
+    def _without_guilty(self, pieces: Sequence[Batch], before: Mapping[str, Any]) -> tuple[Sequence[Batch], Losses]:
+        """Do a step again without the tasks whose loss or gradient is not finite, as if they had no label in this batch.
+
+        The draws are those of the first time, for they are a function of the step. Where no task alone is to blame, or what is
+        left is not finite either, the step is left out for all.
+        """
+        every = dict.fromkeys(task for piece in pieces for task in piece.tasks)
+        self._rewind(before)
+        guilty = self._guilty(pieces)
+        rest = [piece.without(guilty) for piece in pieces]
+        self._rewind(before)
+        losses, finite = self._gradients(rest) if guilty else ({}, False)
+        if not finite:
+            self._rewind(before)
+            guilty, rest, losses = list(every), [], {}
+        for task in guilty:
+            self.dropped[task] = self.dropped.get(task, 0) + 1
+        return rest, losses
+
+    def _guilty(self, pieces: Sequence[Batch]) -> list[str]:
+        guilty: dict[str, None] = {}
+        for share in self._shares(pieces):
+            for task, loss in share().items():
+                found = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
+                norm = nn.utils.get_total_norm(filter(torch.is_tensor, found))
+                if not (math.isfinite(loss.detach()) and math.isfinite(norm)):
+                    guilty[task] = None
+        return list(guilty)
+
+    def _rewind(self, before: Mapping[str, Any]) -> None:
+        self.balance.load_state_dict(before)
+        self.buffers.restore()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next update depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "average": None if self.average is None else {"steps": self.average.steps, "weights": self.average.averages},
+            "balance": self.balance.state_dict(),
+            "norms": {"found": self.norms.found, "turn": self.norms.turn},
+            "step": self.step,
+            "dropped": self.dropped,
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from ``state_dict()``, wherever its tensors are."""
+        self.model.load_state_dict(saved["model"])
+        states = {int(index): state for index, state in saved["optimizer"].items()}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})
+        for group in self.optimizer.param_groups:
+            group["lr"] = saved["learning_rate"]
+        if self.average is not None:
+            self.average.restore(saved["average"]["steps"], saved["average"]["weights"])
+        self.balance.load_state_dict(on_device(saved["balance"], self.device))
+        self.norms.found, self.norms.turn = saved["norms"]["found"], saved["norms"]["turn"]
+        self.step, self.dropped = saved["step"], dict(saved["dropped"])
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """Nested dictionaries of tensors on a device."""
+    if isinstance(value, Mapping):
+        return {key: on_device(item, device) for key, item in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _n_labels(piece: Batch, task: str) -> int:
+    labeled = piece.labeled[task]
+    return piece.n_rows if labeled is None else len(labeled)

@@ -1,0 +1,130 @@
+"""The weights of the best epoch, for the mean over tasks or for each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from torch import nn
+
+from polytask import Binary, Frame, Hard, Ordinal, PolytaskError, Recipe, Regression, Table, fit, load
+from polytask.bundle import Bundle
+from polytask.fitting import train_bundle
+from polytask.keeping import Best, Judged
+from polytask.model import Snapshots, mean_losses
+from polytask.preparation import prepare
+from polytask.training import Epoch
+from tests.houses import houses
+
+TASKS = ("price", "condition", "waterfront")
+
+
+def recipe(best: str, **fields: Any) -> Recipe:
+    settings: dict[str, Any] = {
+        "encoder": Table(width=32, depth=2, embedding="plain"),
+        "trainer": {"epochs": 25, "batch_size": 32, "device": "cpu", "best": best, "optimizer": {"lr": 0.02}},
+        "sharing": Hard(stages=1),
+        "drop": ["id"],
+    }
+    tasks = [Regression("price"), Ordinal("condition"), Binary("waterfront")]
+    return Recipe(sources=[Frame(houses())], tasks=tasks, **(settings | fields))
+
+
+def lowest(history: list[Epoch], task: str) -> Epoch:
+    return min(history, key=lambda epoch: epoch.validation[task])
+
+
+def test_each_task_answers_with_the_weights_of_its_own_best_epoch() -> None:
+    asked = recipe("task")
+    prepared = prepare(asked)
+    bundle, history = train_bundle(asked, prepared)
+    epochs = {task: lowest(history, task).epoch for task in TASKS}
+    assert len(set(epochs.values())) > 1
+    assert isinstance(bundle.model, Snapshots)
+    assert len(bundle.model.networks) == len(set(epochs.values())) == len(bundle.manifest.snapshots)
+    for network, tasks in zip(bundle.model.networks, bundle.manifest.snapshots, strict=True):
+        for task, loss in mean_losses(network, prepared.validation.select(tasks)).items():  # type: ignore[arg-type]
+            assert loss == pytest.approx(lowest(history, task).validation[task], rel=1e-5)
+
+
+def test_it_trains_as_long_as_any_task_gets_better() -> None:
+    trainer = {"epochs": 99, "batch_size": 32, "device": "cpu", "patience": 3, "optimizer": {"lr": 0.05}, "best": "task"}
+    asked = recipe("task", trainer=trainer)
+    _, history = train_bundle(asked, prepare(asked))
+    latest = max(lowest(history, task).epoch for task in TASKS)
+    assert len(history) == latest + 3 < 99
+    assert [bool(epoch.best) for epoch in history[-4:]] == [True, False, False, False]
+
+
+def test_the_first_epochs_do_not_depend_on_which_weights_are_kept() -> None:
+    prepared = prepare(recipe("mean"))
+    (_, one), (_, two) = (train_bundle(recipe(best), prepared) for best in ("mean", "task"))
+    assert [epoch.validation for epoch in one] == [epoch.validation for epoch in two][: len(one)]
+
+
+def test_on_disk_it_is_the_same_run(tmp_path: Path) -> None:
+    run = fit(recipe("task"), tmp_path / "run")
+    again = load(tmp_path / "run")
+    rows = houses(50, seed=1)
+    assert run.predict(rows).equals(again.predict(rows))
+    assert list(run.predict(rows)) == list(TASKS)
+    assert run.record["best_epochs"] == {task: lowest([Epoch.from_dict(e) for e in run.history], task).epoch for task in TASKS}
+    assert "best epochs: price " in (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    manifest = tmp_path / "run" / "model" / "manifest.json"
+    fields = json.loads(manifest.read_text(encoding="utf-8"))
+    fields["snapshots"][0] = ["price", "price"]
+    manifest.write_text(json.dumps(fields), encoding="utf-8")
+    with pytest.raises(PolytaskError, match="each task once"):
+        load(tmp_path / "run")
+
+
+def test_a_task_without_validation_labels_goes_with_the_mean() -> None:
+    frame = pl.from_pandas(houses()).with_columns(pl.Series("rare", [i % 2 if i < 60 else None for i in range(400)]))
+    tasks = [Regression("price"), Binary("waterfront"), Binary("rare")]
+    asked = recipe("task", split={"validation": 0.2, "test": 0, "stratify": False}).model_copy(
+        update={"tasks": tuple(tasks), "sources": (Frame(frame),), "drop": ("id", "condition")}
+    )
+    prepared = prepare(asked)
+    mask = prepared.validation.present["rare"]
+    hidden = type(prepared.validation)(
+        **{**vars(prepared.validation), "present": {**prepared.validation.present, "rare": torch.zeros_like(mask)}}
+    )
+    bundle, history = train_bundle(asked, type(prepared)(**{**vars(prepared), "validation": hidden}))
+    best = min(history, key=lambda epoch: epoch.selection or 9.0)
+    assert "rare" in best.best
+    assert set(bundle.tasks) == {"price", "waterfront", "rare"}
+    assert "rare" not in best.validation
+
+
+def test_groups_of_one_epoch_have_one_copy() -> None:
+    best, net = Best([Judged(("a",), ("a",)), Judged(("b",), ("b",))]), nn.Linear(1, 1)
+    assert best.offer(1, {"a": 1.0, "b": 1.0}, net) == ("a", "b")
+    assert best.offer(2, {"a": 0.5, "b": 2.0}, net) == ("a",)
+    assert best.offer(3, {"a": 0.5, "b": float("inf")}, net) == ()
+    assert [tasks for tasks, _ in best.chosen()] == [("b",), ("a",)]
+    assert best.offer(4, {"a": 0.1, "b": 0.1}, net) == ("a", "b")
+    assert list(best.weights) == [4]
+    again = Best(best.groups)
+    again.load_state_dict(best.state_dict())
+    assert (again.epochs, again.losses) == (best.epochs, best.losses)
+
+
+def test_a_task_that_never_had_a_finite_loss_goes_with_another() -> None:
+    best = Best([Judged(("a",), ("a",)), Judged(("b",), ("b",))])
+    best.offer(1, {"a": 1.0}, nn.Linear(1, 1))
+    assert [tasks for tasks, _ in best.chosen()] == [("a", "b")]
+    assert Best([Judged(("a",), ("a",))]).chosen() == []
+
+
+def test_a_manifest_says_which_tasks_go_together() -> None:
+    asked = recipe("mean")
+    bundle, _ = train_bundle(
+        asked.model_copy(update={"trainer": asked.trainer.model_copy(update={"epochs": 1})}), prepare(asked)
+    )
+    assert bundle.manifest.snapshots == ()
+    two = bundle.manifest.model_copy(update={"snapshots": (("price",), ("condition", "waterfront"))})
+    assert [set(network.tasks) for network in Bundle.build(two).model.networks] == [{"price"}, {"condition", "waterfront"}]  # type: ignore[union-attr]
