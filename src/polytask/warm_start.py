@@ -232,13 +232,15 @@ class Origin:
         return tuple(merged.values())
 
     def seen_before(self, data: Mapping[str, str], parts: Mapping[str, str]) -> list[str]:
-        """What is to be said of sources whose rows the run had, but split otherwise.
+        """What is to be said of sources whose rows the run had, but split otherwise, where tasks that it has are scored.
 
         Args:
             data: The fingerprint of each source.
             parts: And of how its rows are split.
         """
         before = {digest: self.record["parts"][label] for label, digest in self.record["data"].items()}
+        if not self.continued:
+            return []
         return [
             f"the rows of {label!r} are those of the earlier run, split otherwise: that was trained on test rows of this one, "
             "so the scores of what goes on say too much (split.stratify: false in both splits them alike)"

@@ -43,6 +43,20 @@ def test_a_task_is_added_with_the_encoder_of_the_run(folder: Path) -> None:
     assert "cannot be compared" in mistake("compare", "two")
 
 
+def test_without_tasks_it_goes_on_with_those_of_the_run_as_they_are_there(folder: Path) -> None:
+    said = done("fit", "more.csv", "--warm-start", "run", "--epochs", "1", "--out", "again")
+    assert "is taken for" not in said
+    assert "begins anew" not in said
+    assert "compare" not in said
+    assert "next: polytask predict again NEW.csv" in said
+    again, run = load("again"), load("run")
+    assert [task.model_copy(update={"source": None}) for task in again.recipe.tasks] == list(run.recipe.tasks)
+    one = done("fit", "more.csv", "--task", "condition", "--warm-start", "run", "--epochs", "1")
+    assert "begins anew" not in one
+    other = done("fit", "more.csv", "--task", "condition:regression", "--warm-start", "run", "--epochs", "1")
+    assert "task 'condition' begins anew: its kind is 'regression', but 'ordinal' in the earlier run" in " ".join(other.split())
+
+
 def test_a_recipe_begins_with_a_run(folder: Path) -> None:
     done("fit", "recipe.yaml", "--warm-start", "run", "--set", "trainer.epochs=1", "--out", "three")
     assert load("three").recipe.warm_start == load("three").recipe.warm_start.anchored()

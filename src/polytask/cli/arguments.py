@@ -194,7 +194,9 @@ class Words:
     warm_start: Annotated[
         str | None,
         _how(
-            "--warm-start", "Begin with the weights of an earlier run, and with its encoder, sharing and head.", metavar="RUN"
+            "--warm-start",
+            "Begin with the weights of an earlier run, its encoder, sharing and head; without --task its tasks too.",
+            metavar="RUN",
         ),
     ] = None
     freeze: Annotated[
