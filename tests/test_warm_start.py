@@ -361,7 +361,9 @@ def test_a_stopped_one_goes_on_bit_for_bit(freeze: str, tmp_path: Path, monkeypa
         fit(recipe, "stopped", on_epoch=stop_at(1))
     monkeypatch.chdir("/")
     (tmp_path / "run").rename(tmp_path / "away")
-    with pytest.raises(PolytaskError, match=r"warm_start, run .*run: no such run folder"):
+    with pytest.raises(
+        PolytaskError, match=r"warm_start, run .*run: no such run folder\. .* must be there until it is finished"
+    ):
         resume(tmp_path / "stopped")
     fit(asked(CSV(tmp_path / "houses.csv"), drop=["id", "age"], seed=5), tmp_path / "run")
     with pytest.raises(PolytaskError, match=r"the data of '.*run' changed since this training began"):

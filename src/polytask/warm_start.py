@@ -20,7 +20,7 @@ from polytask.encoder import Encoder, set_key
 from polytask.errors import PolytaskError, listed
 from polytask.fitted import FittedTask
 from polytask.head import Head
-from polytask.run_folder import MODEL, finished, read_record
+from polytask.run_folder import MODEL, finished, read_record, settled
 from polytask.sharing import Sharing, module_key
 from polytask.task import Codec, Task
 
@@ -95,6 +95,9 @@ class Origin:
         """
         own = [part for part in (encoder, *heads) if part is not None and getattr(part, "placeholder", False)]
         modules = {getattr(part, "name", ""): getattr(part, "module", None) for part in own}
+        if not settled(settings.run).exists():
+            mend = "Give the folder of a run; that which a training began with must be there until it is finished."
+            raise PolytaskError("no such run folder", where=f"warm_start, run {settings.run}", mend=mend)
         try:
             place = finished(settings.run)
             bundle = Bundle.load(place / MODEL, {name: module for name, module in modules.items() if module is not None})
