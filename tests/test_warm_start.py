@@ -106,7 +106,18 @@ def test_new_rows_are_read_by_the_earlier_codecs(folder: Path, run: Run) -> None
     assert not unchanged(new, run)
 
 
-def test_it_is_ahead_of_new_weights(folder: Path, run: Run) -> None:
+@pytest.mark.parametrize("best", ["mean", "task"])
+def test_what_it_began_with_stays_where_training_makes_it_worse(folder: Path, run: Run, best: str) -> None:
+    wild = Trainer(epochs=3, device="cpu", average=None, best=best, optimizer={"name": "SGD", "lr": 1.0})
+    rows = houses(150, 4)
+    spoiled = fit(going_on(folder, rows, *TASKS, trainer=wild))
+    assert [epoch["epoch"] for epoch in spoiled.history] == [0, 1, 2, 3]
+    assert spoiled.history[0]["selection"] < min(epoch["selection"] or np.inf for epoch in spoiled.history[1:])
+    assert spoiled.record["best_epochs"]["price"] == 0
+    spoiled.bundle.check_answers(run.bundle, ["price"])
+
+
+def test_it_is_ahead_of_new_weights(folder: Path) -> None:
     rows = houses(300, 9)
     cold = fit(asked(rows, *TASKS, drop=["id", "age", "condition"], seed=1))
     warm = fit(going_on(folder, rows, *TASKS, seed=1))
@@ -168,7 +179,7 @@ def test_a_task_is_added_and_the_others_answer_bit_for_bit(folder: Path, run: Ru
         "tasks of the earlier run that answer as before, and have no scores here: 'price', 'waterfront'"
         in (added.record["notes"])
     )
-    assert added.history[-1]["training"]["age"] < added.history[0]["training"]["age"] * 1.2
+    assert added.history[-1]["training"]["age"] < added.history[1]["training"]["age"] * 1.2
     assert all(parameter.requires_grad for parameter in added.bundle.model.parameters())
 
 
@@ -180,14 +191,14 @@ def test_with_the_trunk_frozen_the_heads_are_trained(folder: Path, run: Run) -> 
     both = fit(going_on(folder, houses(150, 4), *TASKS, Regression("age"), freeze="shared"))
     assert unchanged(both, run) == {part for part in weights_parts(run) if part.startswith("trunk")}
     assert list(both.scores()) == ["price", "waterfront", "age"]
-    assert set(both.history[0]["training"]) == {"price", "waterfront", "age"}
+    assert set(both.history[1]["training"]) == {"price", "waterfront", "age"}
 
 
 def test_with_everything_frozen_earlier_tasks_are_scored_and_not_trained(folder: Path, run: Run) -> None:
     both = fit(going_on(folder, houses(150, 4), *TASKS, Regression("age"), freeze="everything"))
     assert unchanged(both, run) == set(weights_parts(run))
     assert list(both.scores()) == ["price", "waterfront", "age"]
-    assert set(both.history[0]["training"]) == set(both.history[0]["validation"]) == {"age"}
+    assert set(both.history[1]["training"]) == set(both.history[1]["validation"]) == {"age"}
     new = houses(60, 7)
     before = run.predict(new, probabilities=True)
     pd.testing.assert_frame_equal(both.predict(new, probabilities=True)[list(before.columns)], before, check_exact=True)

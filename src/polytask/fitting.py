@@ -52,7 +52,7 @@ def train_bundle(
     records = [TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in wanted]
     if origin is not None:
         records = [*origin.records(), *records]
-        wanted = [fitted for fitted in wanted if fitted.task.name not in origin.settled]
+        wanted = [fitted for fitted in wanted if fitted.task.name not in origin.frozen_tasks]
     names = [fitted.task.name for fitted in wanted]
     for fitted in wanted:
         _held_out(fitted.task, prepared)  # said before training
@@ -78,11 +78,12 @@ def train_bundle(
             seed=seed,
             primary=[name for name in recipe.primary if name in names],
             mixing=recipe.mixing,
+            judge_first=origin is not None,
             on_epoch=on_epoch,
             checkpoints=checkpoints,
         )
     chosen = trained.chosen or [(tuple(names), bundle.model.state_dict())]
-    bundle = bundle.with_weights(chosen if origin is None else origin.with_settled(chosen))
+    bundle = bundle.with_weights(chosen if origin is None else origin.with_frozen_tasks(chosen))
     _tune(bundle, prepared, names)
     return bundle, trained.history
 

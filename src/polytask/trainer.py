@@ -51,6 +51,7 @@ def train(
     seed: int = 0,
     primary: Sequence[str] = (),
     mixing: Mixing | None = None,
+    judge_first: bool = False,
     on_epoch: Callable[[Epoch], None] | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Trained:
@@ -65,6 +66,7 @@ def train(
         seed: Of the order of rows; dropout has the model's.
         primary: The tasks that choose the epoch; empty for all.
         mixing: The share of each source of rows in an epoch; None for that of its rows.
+        judge_first: Whether the weights it begins with may be the best, as epoch 0: those of an earlier training may.
         on_epoch: Called after every epoch, and first for those done before it went on.
         checkpoints: Where the state is saved; what lies there is gone on from, bit for bit as if it had never stopped.
 
@@ -74,7 +76,9 @@ def train(
             or gradient is not; the other tasks' updates are those of a batch in which it has no label.)
     """
     with _deterministic(settings.deterministic), torch.random.fork_rng():
-        return _Loop(model, training, validation, settings, balancer, seed, primary, mixing).run(on_epoch, checkpoints)
+        return _Loop(model, training, validation, settings, balancer, seed, primary, mixing).run(
+            judge_first, on_epoch, checkpoints
+        )
 
 
 class _Loop:
@@ -120,11 +124,13 @@ class _Loop:
         rest = tuple(task for task in self.training.tasks if task not in learning)
         return [*(Judged((task,), (task,)) for task in learning), *([Judged(rest, self.deciding)] if rest else [])]
 
-    def run(self, on_epoch: Callable[[Epoch], None] | None, checkpoints: Checkpoints | None) -> Trained:
+    def run(self, judge_first: bool, on_epoch: Callable[[Epoch], None] | None, checkpoints: Checkpoints | None) -> Trained:
         self.began = time.perf_counter()
         saved = None if checkpoints is None else checkpoints.load()
         if saved is None:
             set_scales(self.model, self.training, self.batch_size)
+            if judge_first and self.deciding:
+                self._judge(0, {})
         else:
             self._restore(saved)
         tell: Callable[[Epoch], None] = on_epoch or (lambda _: None)
@@ -165,13 +171,9 @@ class _Loop:
 
     def _close(self) -> None:
         """The end of an epoch: is it the best so far, and was it the last?"""
-        update = self.update
         training = {task: float(self.sums[task]) / self.counts[task] for task in self.training.tasks if task in self.sums}
         self._check_weights()
-        with update.averaged():
-            validation = self._validate()
-            better = self.best.offer(self.epoch + 1, validation, self.model)
-        selection = Judged((), self.deciding).mean(validation)
+        better = self._judge(self.epoch + 1, training)
         self.waited = 0 if better else self.waited + 1
         if (
             self.settings.schedule == "plateau"
@@ -180,9 +182,20 @@ class _Loop:
         ):
             self.factor *= PLATEAU_FACTOR
         self.epoch, self.batch = self.epoch + 1, 0
+        waited_long = self.waited >= self.settings.n_patient(self.steps_per_epoch)
+        self.ended = self.epoch == self.n_epochs or waited_long or self._is_late()
+        self.sums, self.counts, self.update.dropped = {}, {}, {}
+
+    def _judge(self, number: int, training: dict[str, float]) -> bool:
+        """Put an epoch down in the history; whether its weights are the best so far for a task, which are kept."""
+        update = self.update
+        with update.averaged():
+            validation = self._validate()
+            better = self.best.offer(number, validation, self.model)
+        selection = Judged((), self.deciding).mean(validation)
         self.history.append(
             Epoch(
-                epoch=self.epoch,
+                epoch=number,
                 last=self.n_epochs,
                 seconds=time.perf_counter() - self.began,
                 learning_rate=update.optimizer.param_groups[0]["lr"],
@@ -195,9 +208,7 @@ class _Loop:
                 gradients=update.norms.taken(),
             )
         )
-        waited_long = self.waited >= self.settings.n_patient(self.steps_per_epoch)
-        self.ended = self.epoch == self.n_epochs or waited_long or self._is_late()
-        self.sums, self.counts, update.dropped = {}, {}, {}
+        return bool(better)
 
     def _is_late(self) -> bool:
         minutes = self.settings.minutes

@@ -115,7 +115,7 @@ class Origin:
             return cls(settings, bundle, record, hashlib.file_digest(file, "sha256").hexdigest())
 
     @property
-    def settled(self) -> frozenset[str]:
+    def frozen_tasks(self) -> frozenset[str]:
         """The tasks of which nothing is trained."""
         return frozenset(self.carried) | (self.continued if self.settings.freeze == "everything" else frozenset())
 
@@ -203,7 +203,7 @@ class Origin:
             )
         carried = () if freeze == "nothing" else tuple(others)
         origin = replace(self, continued=frozenset(continued), carried=carried)
-        if origin.settled.issuperset(tasks):
+        if origin.frozen_tasks.issuperset(tasks):
             mend = "Name a task that it does not have, or freeze less."
             raise PolytaskError(
                 "nothing would be trained: all tasks are the earlier run's", where="warm_start.freeze", mend=mend
@@ -266,24 +266,24 @@ class Origin:
             for task in tasks:
                 head = {key: value for key, value in weights.items() if key.startswith(f"heads.{module_key(task)}.")}
                 going_on |= head if task in {*self.continued, *self.carried} else {}
-                stay |= head.keys() if task in self.settled else set()
+                stay |= head.keys() if task in self.frozen_tasks else set()
         bundle.take_weights(going_on)
-        trained = tuple(task for task in bundle.tasks if task not in self.settled)
-        as_it_will_be = bundle.with_weights(self.with_settled([(trained, bundle.model.state_dict())]))
-        as_it_will_be.check_answers(self.bundle, sorted(self.settled))
+        trained = tuple(task for task in bundle.tasks if task not in self.frozen_tasks)
+        as_it_will_be = bundle.with_weights(self.with_frozen_tasks([(trained, bundle.model.state_dict())]))
+        as_it_will_be.check_answers(self.bundle, sorted(self.frozen_tasks))
         return set() if self.settings.freeze == "nothing" else stay
 
-    def with_settled(self, chosen: Sequence[Chosen]) -> list[Chosen]:
+    def with_frozen_tasks(self, chosen: Sequence[Chosen]) -> list[Chosen]:
         """The weights chosen for the tasks that were trained, and for those of which nothing was: see Bundle.with_weights.
 
         These answer with the trunk that was frozen, or, where the run has several, each with its own.
         """
         (trained, weights), *others = chosen
         main, _ = self._main
-        here = tuple(task for task in main if task in self.settled)
+        here = tuple(task for task in main if task in self.frozen_tasks)
         apart = [(tasks, own) for tasks, own in self.bundle.chosen_weights() if tasks != main]
-        settled = [(tuple(task for task in tasks if task in self.settled), own) for tasks, own in apart]
-        return [((*here, *trained), weights), *others, *(pair for pair in settled if pair[0])]
+        frozen_apart = [(tuple(task for task in tasks if task in self.frozen_tasks), own) for tasks, own in apart]
+        return [((*here, *trained), weights), *others, *(pair for pair in frozen_apart if pair[0])]
 
     @property
     def _main(self) -> Chosen:
