@@ -250,6 +250,9 @@ def test_a_run_with_weights_of_several_epochs(tmp_path: Path) -> None:
         assert {"age", "condition"} < set(after.columns)
         pd.testing.assert_frame_equal(after[list(before.columns)], before, check_exact=True)
         assert list(added.scores()) == [task.name for task in both]
+    still = weights(fit(going_on(tmp_path / "run", rows, *tasks, trainer=STILL)))
+    networks = [dict(network.state_dict()) for network in first.bundle.model.networks]
+    assert all(any(key in own and torch.equal(own[key], value) for own in networks) for key, value in still.items())
     trained_on = fit(going_on(tmp_path / "run", rows, *tasks, freeze="shared"))
     assert list(trained_on.scores()) == ["price", "sqft_living", "waterfront"]
     assert not trained_on.bundle.manifest.snapshots

@@ -32,7 +32,8 @@ class WarmStart(Settings):
 
     The inputs are those of that run, with its codecs, for its weights mean something with them only; encoder and sharing must
     be the same. A task goes on with its codec and its head; it begins anew where its kind, the settings of its kind or its head
-    are others, or where its labels cannot be said in that codec. The optimizer begins anew.
+    are others, or where its labels cannot be said in that codec. The optimizer begins anew. The scores of what goes on are fair
+    on rows that the run was not trained on; where it had the same data, split otherwise, a note says so.
 
     Args:
         run: The folder of that run.
@@ -241,9 +242,9 @@ class Origin:
             data: The fingerprint of each source.
             parts: And of how its rows are split.
         """
-        before = {digest: self.record["parts"][label] for label, digest in self.record["data"].items()}
         if not self.continued:
             return []
+        before = {digest: self.record["parts"][label] for label, digest in self.record["data"].items()}
         return [
             f"the rows of {label!r} are those of the earlier run, split otherwise: that was trained on test rows of this one, "
             "so the scores of what goes on say too much (split.stratify: false in both splits them alike)"
@@ -254,13 +255,14 @@ class Origin:
     def begin(self, bundle: Bundle) -> set[str]:
         """Give a new network the weights that go on; the names of those that stay as they are.
 
-        Where the run has weights of several epochs, all before the heads is that with which most of its tasks answer.
+        Where the run has weights of several epochs, what tasks share is that with which most of them answer.
 
         Raises:
             PolytaskError: The sharing scheme would change the answers of a task that is to answer as before.
         """
         snapshots = self.bundle.chosen_weights()
-        going_on = {key: value for key, value in self._main[1].items() if key.startswith("trunk.")}
+        trunks = [weights for _, weights in (*snapshots, self._main)]
+        going_on = {key: value for weights in trunks for key, value in weights.items() if key.startswith("trunk.")}
         stay = set(going_on)
         for tasks, weights in snapshots:
             for task in tasks:
