@@ -40,8 +40,9 @@ from tests.houses import houses
 
 N_EPOCHS = 3
 # No step changes a weight: a training that begins somewhere stays there.
-STILL = Trainer(epochs=1, device="cpu", average=None, optimizer={"name": "SGD", "lr": 1e-30, "weight_decay": 0})
-QUICK = Trainer(epochs=N_EPOCHS, device="cpu")
+NO_STEP = {"name": "SGD", "lr": 1e-30, "weight_decay": 0}
+STILL = Trainer(epochs=1, device="cpu", best="mean", average=None, optimizer=NO_STEP)
+QUICK = Trainer(epochs=N_EPOCHS, device="cpu", best="mean")
 PARTS: dict[str, Any] = {"encoder": Table(width=12, depth=2, dropout=0.3), "sharing": Hard(stages=1)}
 TASKS = (Regression("price", transform="log1p"), Binary("waterfront", threshold="f1", calibration="temperature"))
 FREEZES = ("nothing", "shared", "everything")
@@ -242,6 +243,11 @@ def test_a_run_with_weights_of_several_epochs(tmp_path: Path) -> None:
     trainer = Trainer(epochs=12, batch_size=16, device="cpu", best="task", average=None, optimizer={"lr": 0.03})
     first = fit(asked(None, *tasks, drop=["id", "age", "condition"], trainer=trainer), tmp_path / "run")
     assert len(first.bundle.manifest.snapshots) > 1
+    each = STILL.model_copy(update={"best": "task"})
+    again = fit(going_on(tmp_path / "run", houses(200), *tasks, drop=["id", "age", "condition"], trainer=each))
+    epochs = first.record["best_epochs"]
+    assert again.history[0]["validation"] == {t: first.history[epoch - 1]["validation"][t] for t, epoch in epochs.items()}
+    again.bundle.check_answers(first.bundle, list(epochs))
     rows, new = houses(150, 4), houses(60, 7)
     for freeze, named in (("shared", []), ("everything", tasks[:2])):
         both = [*named, Regression("age"), Ordinal("condition")]

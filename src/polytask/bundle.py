@@ -24,6 +24,7 @@ from polytask.encoder import Encoder
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.fitted import FittedTask
 from polytask.head import Head
+from polytask.keeping import Chosen
 from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
 from polytask.sharing import Sharing
 from polytask.task import Codec, Task
@@ -133,7 +134,7 @@ class Bundle:
             raise PolytaskError("the snapshots of a model have each task once", found=str(manifest.snapshots))
         return cls(manifest, Snapshots([_network(manifest, group) for group in manifest.snapshots], names))
 
-    def with_weights(self, chosen: Sequence[tuple[tuple[str, ...], Mapping[str, Tensor]]]) -> Self:
+    def with_weights(self, chosen: Sequence[Chosen]) -> Self:
         """This network with the weights chosen for its tasks; where these are of several epochs it becomes as many networks."""
         if len(chosen) < 2:
             for _, weights in chosen:
@@ -148,7 +149,7 @@ class Bundle:
         bundle.model.eval()
         return bundle
 
-    def chosen_weights(self) -> list[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
+    def chosen_weights(self) -> list[Chosen]:
         """What ``with_weights`` takes: the tasks of each network, with its weights."""
         networks = list(self.model.networks) if isinstance(self.model, Snapshots) else [self.model]
         return [(tuple(network.tasks), network.state_dict()) for network in networks]  # type: ignore[arg-type]

@@ -78,7 +78,7 @@ def train_bundle(
             seed=seed,
             primary=[name for name in recipe.primary if name in names],
             mixing=recipe.mixing,
-            judge_first=origin is not None,
+            begun=() if origin is None else origin.begun(names),
             on_epoch=on_epoch,
             checkpoints=checkpoints,
         )

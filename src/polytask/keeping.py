@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
+Chosen = tuple[tuple[str, ...], Mapping[str, Tensor]]  # some tasks, and the weights that they answer with
+MIN_GAIN = 1e-3
 
 
 class Buffers:
@@ -95,13 +97,14 @@ class Best:
     """The weights of the best epoch so far, for each group of tasks; groups of the same epoch have one copy.
 
     Attributes:
-        epochs: Per group its best epoch, None before the first.
+        epochs: Per group its best epoch, None before the first; up to 0 are those that it began with.
     """
 
     def __init__(self, groups: Sequence[Judged]) -> None:
         self.groups = tuple(groups)
         self.epochs: list[int | None] = [None] * len(self.groups)
         self.losses = [math.inf] * len(self.groups)
+        self.marks = list(self.losses)
         self.weights: dict[int, Weights] = {}
 
     def offer(self, epoch: int, losses: Mapping[str, float], network: nn.Module) -> tuple[str, ...]:
@@ -117,7 +120,19 @@ class Best:
             self.weights = kept | {epoch: copied(network)}
         return tuple(better)
 
-    def chosen(self) -> list[tuple[tuple[str, ...], Weights]]:
+    def gained(self) -> bool:
+        """Whether the best losses fell since this was last True: by a thousandth of themselves, on average over the groups.
+
+        Less is noise, of which many groups have some in every epoch. Without validation rows there is always hope.
+        """
+        pairs = list(zip(self.marks, self.losses, strict=True))
+        first = any(math.isinf(mark) and not math.isinf(loss) for mark, loss in pairs)
+        falls = [(mark - loss) / abs(mark) for mark, loss in pairs if loss < mark and not math.isinf(mark) and mark != 0]
+        gained = first or not any(group.judges for group in self.groups) or sum(falls) / len(pairs) >= MIN_GAIN
+        self.marks = list(self.losses) if gained else self.marks
+        return gained
+
+    def chosen(self) -> list[Chosen]:
         """The tasks of each epoch that is best for some, with its weights.
 
         A group that never had a finite loss goes with the latest of these epochs.
@@ -132,13 +147,14 @@ class Best:
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed to go on."""
-        losses = [None if math.isinf(loss) else loss for loss in self.losses]
-        return {"epochs": self.epochs, "losses": losses, "weights": {str(epoch): w for epoch, w in self.weights.items()}}
+        losses, marks = ([None if math.isinf(loss) else loss for loss in each] for each in (self.losses, self.marks))
+        weights = {str(epoch): kept for epoch, kept in self.weights.items()}
+        return {"epochs": self.epochs, "losses": losses, "marks": marks, "weights": weights}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from ``state_dict()``."""
         self.epochs = list(saved["epochs"])
-        self.losses = [math.inf if loss is None else loss for loss in saved["losses"]]
+        self.losses, self.marks = ([math.inf if loss is None else loss for loss in saved[key]] for key in ("losses", "marks"))
         self.weights = {int(epoch): dict(weights) for epoch, weights in saved["weights"].items()}
 
 

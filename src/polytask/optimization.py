@@ -35,7 +35,7 @@ class Optimizer(Settings):
     model_config = ConfigDict(extra="allow")
 
     name: str = "AdamW"
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
 
     def build(self, parameters: Iterable[nn.Parameter], device: torch.device) -> torch.optim.Optimizer:

@@ -25,7 +25,7 @@ from polytask.task import Task
 from polytask.training import Trainer
 from polytask.warm_start import WarmStart
 
-DEFAULT_KINDS = {"encoder": "table", "sharing": "hard", "head": "linear", "balancer": "equal"}
+DEFAULT_KINDS = {"encoder": "tabm", "sharing": "hard", "head": "linear", "balancer": "equal"}
 FAMILIES: dict[str, type[Component]] = {family.family: family for family in (Source, Task, Encoder, Sharing, Head, Balancer)}
 
 S = TypeVar("S", bound=Settings)

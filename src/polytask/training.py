@@ -17,7 +17,7 @@ from polytask.optimization import Optimizer, Schedule
 
 # Where a recipe does not say: the most epochs, or steps if these are more, in all and without an improvement.
 EPOCHS, STEPS = 200, 6000
-PATIENCE, PATIENT_STEPS = 16, 300
+PATIENCE, PATIENT_STEPS = 10, 300
 VANISHING = 1e-4  # of the norm at the head; 0.007 is the least that was seen at a layer that learns
 EXPLODING = 1e2  # 4 is the most that was seen
 
@@ -34,8 +34,8 @@ class Trainer(Settings):
             validation loss has not improved for a quarter of ``patience`` (of its default where it is "never").
         warmup: The share of all steps in which the learning rate rises to its value.
         clip: The largest norm of the whole gradient; None does not clip.
-        patience: Stop after so many epochs without an improvement by which weights are kept; None for 16, and more where these
-            would be fewer than 300 steps, "never" for no such stop.
+        patience: Stop after so many epochs in which the losses that weights are kept by did not fall by a thousandth; None for
+            10, and more where these would be fewer than 300 steps, "never" for no such stop.
         best: The weights of which epoch are kept: of that with the least "mean" normalized validation loss over the tasks
             (or the primary ones), or of the best for each "task", in which case the model is as many networks as there are
             such epochs, each for its tasks.
@@ -58,7 +58,7 @@ class Trainer(Settings):
     warmup: float = Field(default=0.0, ge=0, le=1)
     clip: float | None = Field(default=1.0, gt=0)
     patience: Annotated[int, Field(ge=1)] | Literal["never"] | None = None
-    best: Literal["mean", "task"] = "mean"
+    best: Literal["mean", "task"] = "task"
     minutes: float | None = Field(default=None, gt=0)
     average: float | None = Field(default=0.99, gt=0, lt=1)
     accumulate: int = Field(default=1, ge=1)
@@ -92,7 +92,7 @@ class Trainer(Settings):
 
         Example:
             >>> Trainer().n_patient(100), Trainer().n_patient(3), Trainer(patience="never").n_patient(3)
-            (16, 100, inf)
+            (10, 100, inf)
         """
         if self.patience is None:
             return max(PATIENCE, math.ceil(PATIENT_STEPS / max(n_steps, 1)))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import pyarrow as pa
-from torch import Tensor, nn
+from torch import nn
 
 from polytask.bundle import WEIGHTS, Bundle, InputSet, TaskRecord
 from polytask.cells import ColumnKind
@@ -20,11 +20,10 @@ from polytask.encoder import Encoder, set_key
 from polytask.errors import PolytaskError, listed
 from polytask.fitted import FittedTask
 from polytask.head import Head
+from polytask.keeping import Chosen
 from polytask.run_folder import MODEL, finished, read_record, settled
 from polytask.sharing import Sharing, module_key
 from polytask.task import Codec, Task
-
-Chosen = tuple[tuple[str, ...], Mapping[str, Tensor]]
 
 
 class WarmStart(Settings):
@@ -281,11 +280,22 @@ class Origin:
         These answer with the trunk that was frozen, or, where the run has several, each with its own.
         """
         (trained, weights), *others = chosen
-        main, _ = self._main
-        here = tuple(task for task in main if task in self.frozen_tasks)
-        apart = [(tasks, own) for tasks, own in self.bundle.chosen_weights() if tasks != main]
-        frozen_apart = [(tuple(task for task in tasks if task in self.frozen_tasks), own) for tasks, own in apart]
-        return [((*here, *trained), weights), *others, *(pair for pair in frozen_apart if pair[0])]
+        here = tuple(task for task in self._main[0] if task in self.frozen_tasks)
+        return [((*here, *trained), weights), *others, *self._apart(self.frozen_tasks)]
+
+    def begun(self, tasks: Sequence[str]) -> list[Chosen]:
+        """What a training of these tasks begins with, beyond what ``begin`` gave: the trunk that tasks apart answer with."""
+        trunks = [
+            (names, {k: v for k, v in own.items() if k.startswith("trunk.")}) for names, own in self._apart(self.continued)
+        ]
+        elsewhere = {task for names, _ in trunks for task in names}
+        return [(tuple(task for task in tasks if task not in elsewhere), {}), *trunks]
+
+    def _apart(self, tasks: Collection[str]) -> list[Chosen]:
+        """These tasks with the weights of the run that they answer with, where these are not those of most."""
+        others = [(names, own) for names, own in self.bundle.chosen_weights() if names != self._main[0]]
+        apart = [(tuple(task for task in names if task in tasks), own) for names, own in others]
+        return [(names, own) for names, own in apart if names]
 
     @property
     def _main(self) -> Chosen:

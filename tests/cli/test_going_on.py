@@ -21,7 +21,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit_houses(place)
     frame = houses(120, 3)
     frame.assign(view=(frame["lot"] > 700).astype(int)).to_csv(place / "more.csv", index=False)
-    (place / "recipe.yaml").write_text("sources: [more.csv]\ntasks: [{kind: binary, name: view}]\nencoder: {width: 16}\n")
+    (place / "recipe.yaml").write_text(
+        "sources: [more.csv]\ntasks: [{kind: binary, name: view}]\nencoder: {kind: tabm, width: 16}\n"
+    )
     return place
 
 
@@ -75,7 +77,7 @@ def test_init_writes_it(folder: Path) -> None:
     ("words", "message"),
     [
         ([*ADD, "--freeze", "all"], "warm_start.freeze"),
-        ([*ADD, "--encoder", "tabm"], "warm_start: encoder.kind is 'tabm', but 'table' in the earlier run. Give its encoder"),
+        ([*ADD, "--encoder", "table"], "warm_start: encoder.kind is 'table', but 'tabm' in the earlier run. Give its encoder"),
         ([*ADD, "--set", "encoder.width=8"], "warm_start: encoder.width is 8, but 16 in the earlier run"),
         ([*ADD, "--task", "lot"], "source 'more': column 'lot' labels task 'lot', but it is an input of the earlier run"),
         (["fit", "more.csv", "--task", "view", "--warm-start", "rum"], "no such run folder"),
