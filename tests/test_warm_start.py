@@ -92,6 +92,11 @@ def test_on_the_same_data_it_begins_where_the_run_was(folder: Path, run: Run) ->
     assert again.record["notes"] == [f"began with the weights of {folder}", *run.record["notes"]]
 
 
+def test_stages_that_are_scaled_by_choice_are_those_that_are_new(folder: Path, run: Run) -> None:
+    scaled = STILL.model_copy(update={"scale_stages": True})
+    assert unchanged(fit(going_on(folder, houses(150, 4), *TASKS, trainer=scaled)), run) == set(weights_parts(run))
+
+
 def test_new_rows_are_read_by_the_earlier_codecs(folder: Path, run: Run) -> None:
     rows = houses(150, 4).assign(lot=lambda frame: frame["lot"] * 3 + 1000, extra=np.arange(150.0) ** 2)
     new = fit(going_on(folder, rows, *TASKS))

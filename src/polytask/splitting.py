@@ -164,7 +164,7 @@ def assign_fold(
     parts[parts == TEST] = UNUSED
     free = np.flatnonzero(parts == FREE)
     if len(free) < n_folds:
-        raise _too_few("rows", len(free), n_folds)
+        raise _too_few("rows", len(free), n_folds, folds=True)
     sizes = np.bincount(np.arange(len(free)) % n_folds, minlength=n_folds)
     chosen = {task: codes[free] for task, codes in (labels or {}).items()}
     generator = np.random.default_rng(seed if split.seed is None else split.seed)
@@ -233,7 +233,7 @@ class _Dealer:
         """
         members = _members(groups)
         if len(members) < len(self.open):
-            raise _too_few("groups", len(members), len(self.open))
+            raise _too_few("groups", len(members), len(self.open), folds=self.folds)
         shuffled = [members[group] for group in self.generator.permutation(len(members))]
         for position, rows in enumerate(sorted(shuffled, key=len, reverse=True)):
             # Where no part is overfull, dealing the rest row by row fills each of them.
@@ -336,6 +336,7 @@ def _by_time(times: NDArray[Any], sizes: Ints) -> NDArray[np.int8]:
     return answer
 
 
-def _too_few(things: str, n_things: int, n_parts: int) -> PolytaskError:
-    mend = f"Give more {things}, or set the share of a part to 0."
-    return PolytaskError(f"too few {things} for {n_parts} parts", where="split", found=f"{n_things} {things}", mend=mend)
+def _too_few(things: str, n_things: int, n_parts: int, folds: bool = False) -> PolytaskError:
+    parts, less = ("folds", "ask for fewer folds") if folds else ("parts", "set the share of a part to 0")
+    what, found = f"too few {things} for {n_parts} {parts}", f"{n_things} {things}"
+    return PolytaskError(what, where="split", found=found, mend=f"Give more {things}, or {less}.")

@@ -7,7 +7,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from polytask.cli.progress import N_LINES, CompareProgress, FitProgress
+from polytask.cli.progress import N_LINES, CompareProgress, FitProgress, FoldsProgress
+from polytask.scores import Score, Scores, TaskScores
 from polytask.training import Epoch
 
 
@@ -101,3 +102,18 @@ def test_comparing_names_every_training(terminal: bool) -> None:
     assert "training 2 of 2" in text.getvalue()
     assert "price" in text.getvalue()
     assert terminal or text.getvalue() == "training 1 of 2: all together\ntraining 2 of 2: price\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_every_fold_is_told_by_the_first_metric_of_its_tasks(terminal: bool) -> None:
+    text = StringIO()
+    score = Score(0.25, 0.2, 0.3, 0.0, True)
+    price = TaskScores("price", "regression", 9, {"r2": score, "rmse": score})
+    with FoldsProgress(2, Console(file=text, force_terminal=terminal, width=100)) as progress:
+        for number in (1, 2):
+            progress.epoch(number, epoch(1, 0.5, True))
+            progress.fold(number, Scores({"price": price, "unscored": TaskScores("unscored", "regression", 9, {})}))
+    assert progress.done == 2
+    assert ("mean 1.0000  price 0.5000" in text.getvalue()) == terminal
+    assert "fold 2 of 2  price r2 0.25\n" in text.getvalue()
+    assert terminal or text.getvalue() == "fold 1 of 2  price r2 0.25\nfold 2 of 2  price r2 0.25\n"

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from polytask.scores import Scores
     from polytask.training import Epoch
 
 N_LINES = 10
@@ -32,6 +33,10 @@ class _Shown:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.display is not None:
             self.display.live.stop()
+
+    def _say(self, text: str) -> None:
+        line = textwrap.fill(text, WIDTH, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 class FitProgress(_Shown):
@@ -71,16 +76,39 @@ class FitProgress(_Shown):
             self.said = epoch.epoch
 
     def _losses(self, epoch: Epoch) -> str:
-        """The losses of an epoch on a line: their mean, that of each task, and the best epoch so far."""
-        losses = epoch.validation or epoch.training
-        mean = sum(losses.values()) / len(losses) if epoch.selection is None else epoch.selection
-        tasks = "  ".join(f"{task} {loss:.4f}" for task, loss in losses.items())
+        """The losses of an epoch on a line, and the best epoch so far."""
         best = f"  (best: epoch {self.best.epoch})" if self.best is not None and not epoch.best else ""
-        return f"epoch {epoch.epoch:>3}  mean {mean:.4f}  {tasks}{best}"
+        return f"{_losses_of(epoch)}{best}"
 
-    def _say(self, text: str) -> None:
-        line = textwrap.fill(text, WIDTH, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+class FoldsProgress(_Shown):
+    """Follows the trainings of a cross-validation: ``epoch`` after each of their epochs, ``fold`` when a fold has judged.
+
+    Args:
+        n_folds: How many there are.
+        console: Where to say it.
+
+    Attributes:
+        done: The folds that have judged.
+    """
+
+    def __init__(self, n_folds: int, console: Console) -> None:
+        super().__init__(console)
+        self.n_folds = n_folds
+        self.done = 0
+
+    def epoch(self, number: int, epoch: Epoch) -> None:
+        """Take in an epoch of the training of a fold."""
+        if self.display is not None:
+            words, passed = f"fold {number} of {self.n_folds}", (number - 1) * epoch.last + epoch.epoch
+            self.display.show(words, passed, self.n_folds * epoch.last, _losses_of(epoch))
+
+    def fold(self, number: int, scores: Scores) -> None:
+        """Take in the scores of a fold; the first metric of each task is told."""
+        self.done = number
+        first = [(task, *pair) for task, found in scores.items() for pair in list(found.scores.items())[:1]]
+        told = "  ".join(f"{task} {metric} {score.value:.4g}" for task, metric, score in first)
+        self._say(f"fold {number} of {self.n_folds}  {told}")
 
 
 class CompareProgress(_Shown):
@@ -96,7 +124,15 @@ class CompareProgress(_Shown):
         if self.display is not None:
             self.display.show(words, number - 1, total, name)
         else:
-            self.console.print(f"{words}: {name}", markup=False, highlight=False, soft_wrap=True)
+            self._say(f"{words}: {name}")
+
+
+def _losses_of(epoch: Epoch) -> str:
+    """The losses of an epoch on a line: their mean and that of each task."""
+    losses = epoch.validation or epoch.training
+    mean = sum(losses.values()) / len(losses) if epoch.selection is None else epoch.selection
+    tasks = "  ".join(f"{task} {loss:.4f}" for task, loss in losses.items())
+    return f"epoch {epoch.epoch:>3}  mean {mean:.4f}  {tasks}"
 
 
 class _Display:
