@@ -101,7 +101,7 @@ def test_a_kept_run_is_saved_compared_and_kept_again(run: Run) -> None:
     [
         (["pirce"], "no task 'pirce' in this run. Did you mean 'price'?"),
         (["price", "id"], "no task 'id' in this run. There is: price, condition, waterfront."),
-        ([], "keep: no task is named. There is: price, condition, waterfront."),
+        ([], "tasks: no task is named. There is: price, condition, waterfront."),
     ],
 )
 def test_mistakes_are_told(run: Run, tasks: list[str], message: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from polytask.cells import CLIP, ColumnKind
-from polytask.columns import InputCodec, describe_column
+from polytask.columns import InputCodec, check_cells, describe_column
 from polytask.errors import PolytaskError
 
 TABLE = pa.table(
@@ -137,7 +137,30 @@ def test_a_category_is_known_again_in_another_type(column: Any, new: pa.Array) -
 def test_dates_where_training_had_text_are_not_taken_for_unseen_values() -> None:
     codec = InputCodec.fit(table_of(["1/2/11", "soon"]), ["x"])
     told = refusal(codec, table_of([datetime.datetime(2011, 1, 2)]))
-    assert "column 'x' held text in training. Found: dates such as 2011-01-02" in told
+    assert "column 'x' held other values in training: '1/2/11', 'soon'. Found: '2011-01-02 00:00:00.000000' in row 1." in told
+
+
+def test_numbers_where_training_had_words_are_not_taken_for_unseen_values() -> None:
+    codec = InputCodec.fit(table_of(["north", "south"]), ["x"])
+    told = refusal(codec, table_of([None, 5, 6]))
+    assert "column 'x' held other values in training: 'north', 'south'. Found: '5' in row 2." in told
+    assert codec.encode(table_of(["west"]))["categories"].tolist() == [[0]], "a new word is an unseen value"
+
+
+@pytest.mark.parametrize("strays", [["?"], ["old", "new", "?"]])
+def test_a_few_texts_among_numbers_are_no_categories(strays: list[str]) -> None:
+    table = table_of([*strays, *map(str, range(60))])
+    with pytest.raises(PolytaskError) as caught:
+        check_cells(table, ["x"], {})
+    assert f"not fit a column of numbers. Found: {strays[0]!r} in row 1" in str(caught.value)
+    check_cells(table, ["x"], {"x": "category"})
+
+
+@pytest.mark.parametrize(
+    "cells", [["K", *"23456789"], [f"V{n}" for n in range(6)] + [str(n) for n in range(99)], ["007", *"0123"]]
+)
+def test_codes_are_categories(cells: list[str]) -> None:
+    check_cells(table_of(cells), ["x"], {})
 
 
 def test_numbers_that_come_as_text_are_read() -> None:

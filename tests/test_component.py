@@ -13,7 +13,8 @@ from polytask.component import Settings
 from polytask.encoder import Encoder
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.head import Head
-from polytask.tasks import Regression
+from polytask.recipe import Recipe
+from polytask.tasks import Binary, Regression
 
 
 def test_the_object_is_its_configuration() -> None:
@@ -67,6 +68,27 @@ def test_nested_mistakes_name_their_place() -> None:
     with pytest.raises(PolytaskError) as caught:
         Regression("price", head={"kind": "mlp", "dropout": 2})
     assert str(caught.value).startswith("head.dropout: MLP: should be less than 1. Found: 2.")
+
+
+def test_a_place_is_named_once() -> None:
+    with pytest.raises(PolytaskError) as caught:
+        Recipe.from_yaml_text("{sources: [a.csv], tasks: [{kind: binary, name: y}], trainer: {optimizer: {lr: -1}}}")
+    assert str(caught.value) == "recipe, trainer.optimizer.lr: Optimizer: should be greater than 0. Found: -1."
+
+
+def test_a_field_of_several_types_has_one_complaint_in_words() -> None:
+    with pytest.raises(PolytaskError) as caught:
+        Binary("y", threshold="f2", focal=-1)
+    first = "focal: Binary: should be greater than or equal to 0 (and 1 more mistake). Found: -1."
+    assert str(caught.value) == first
+    with pytest.raises(PolytaskError) as caught:
+        Binary("y", threshold=3)
+    assert str(caught.value) == "threshold: Binary: should be 'f1' or 'balanced_accuracy' or should be less than 1. Found: 3."
+
+
+def test_what_looks_alike_is_told_by_its_characters() -> None:
+    assert did_you_mean("age", ["\u0430ge"]).endswith(r"(which is '\u0430ge')?")
+    assert did_you_mean("caf\u00e9", ["cafe\u0301"]).endswith(r"(which is 'cafe\u0301')?")
 
 
 def test_lists_and_suggestions() -> None:

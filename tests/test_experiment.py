@@ -121,7 +121,7 @@ def test_evaluate_scores_what_has_labels(run: Run) -> None:
         (lambda run: run.predict("nowhere.csv"), "no file 'nowhere.csv'"),
         (
             lambda run: run.evaluate(houses(50).assign(condition=9)),
-            "50 labels are of a class that the training rows do not have",
+            "50 labels are not among those of the training rows. Found: '9' in row 1 of frame.",
         ),
     ],
 )
@@ -189,7 +189,7 @@ def damage(folder: Path, what: str) -> None:
         ("no manifest", "not a polytask model: it has no manifest"),
         ("broken manifest", "the manifest is damaged"),
         ("other weights", "of the weights do not fit the manifest"),
-        ("broken scores", "not the scores of a run"),
+        ("broken scores", "scores.json: this is not of a run"),
         ("a newer format", "written by a newer polytask"),
         ("an unknown plug-in", "no encoder of kind 'quantum'"),
         ("a giant", "the manifest asks for a larger network than the weights are"),

@@ -96,8 +96,11 @@ def test_a_split_does_not_depend_on_the_order_of_files_read(tmp_path: Path) -> N
         ({"columns": {"agee": "number"}}, "columns: no column 'agee'. Did you mean 'age'?"),
         ({"split": {"group": "idd"}}, "split.group, source 'frame': no column 'idd'"),
         ({"split": {"stratify": ["prize"]}}, "split.stratify: no task 'prize'"),
-        ({"tasks": [Binary("condition")]}, "a binary task has two classes. Found: 4 values: 2, 3, 4, 5."),
-        ({"tasks": [Regression("suburb")]}, "task 'suburb', column 'suburb': the labels are not numbers. Found: "),
+        ({"tasks": [Binary("condition")]}, "a binary task has two classes. Found: 4 values in 280 rows: 2, 3, 4, 5."),
+        (
+            {"tasks": [Regression("suburb")]},
+            "task 'suburb', column 'suburb': 400 labels are not numbers. Found: 'south' in row 1 of frame, ",
+        ),
         ({"sources": [Frame(houses(), inputs=["price", "age"])]}, "column 'price' labels task 'price' of the same source"),
         ({"sources": [Frame(houses(), inputs=["agee"])]}, "no column 'agee'. Did you mean 'age'?"),
         (

@@ -226,9 +226,20 @@ def test_splits_that_make_no_sense(fields: dict[str, Any], told: str) -> None:
 
 @pytest.mark.parametrize("n_rows", [0, 1, 2])
 def test_too_few_rows(n_rows: int) -> None:
-    with pytest.raises(PolytaskError, match=f"too few rows for 3 parts. Found: {n_rows} rows."):
+    with pytest.raises(PolytaskError, match=f"too few rows for 3 parts. Found: {n_rows} row"):
         assign(Split(), n_rows, seed=0)
     assert sizes(assign(Split(), 3, seed=0)) == [1, 1, 1]
+
+
+def test_a_class_with_fewer_rows_than_parts_cannot_be_stratified_by_name() -> None:
+    labels = {"rare": np.array([0] * 18 + [1] * 2)}
+    with pytest.raises(PolytaskError) as caught:
+        assign(Split(stratify=("rare",)), 20, labels=labels, seed=0)
+    assert str(caught.value) == (
+        "split.stratify, task 'rare': it cannot be stratified. Found: a class with 2 rows, and 3 parts. "
+        "Take the task out of stratify, or merge or drop its rare classes."
+    )
+    assert sizes(assign(Split(), 20, labels=labels, seed=0)) == [14, 3, 3], "as far as can be"
 
 
 def test_fifty_thousand_rows_of_eight_tasks_are_split_in_a_moment() -> None:

@@ -138,7 +138,7 @@ def test_a_task_with_classes_that_are_new_begins_anew(tmp_path: Path) -> None:
     assert second.bundle.tasks["suburb"].codec.classes == ("lake", "north", "south")
     note = next(note for note in second.record["notes"] if "begins anew" in note)
     assert note.startswith("task 'suburb' begins anew: ")
-    assert "labels are of a class that the training rows do not have ('lake')" in note
+    assert "labels are not among those of the training rows ('lake')" in note
     assert {key.split(".")[1] for key in weights(first) if not torch.equal(weights(first)[key], weights(second)[key])} == {
         "task suburb"
     }

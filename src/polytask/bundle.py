@@ -21,7 +21,7 @@ from polytask.batch import Dataset, Inputs
 from polytask.columns import InputCodec
 from polytask.component import Component, Settings
 from polytask.encoder import Encoder
-from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.errors import PolytaskError, did_you_mean, listed, one_line, shown
 from polytask.fitted import FittedTask
 from polytask.head import Head
 from polytask.keeping import Chosen
@@ -31,6 +31,7 @@ from polytask.task import Codec, Task
 
 FORMAT = 1
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
+MEND = "Take the model's folder from a copy, or fit again."
 N_TRIED = 16
 
 
@@ -94,10 +95,9 @@ class Manifest(Settings):
         try:
             fields: Any = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, OSError) as error:
-            what = f"the manifest is damaged: {error}"
-            raise PolytaskError(what, where=str(path), mend="Train again or take a copy.") from None
+            raise PolytaskError("the manifest is damaged", where=str(path), found=one_line(error), mend=MEND) from None
         if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
-            raise PolytaskError("not a polytask manifest", where=str(path))
+            raise PolytaskError("not a polytask manifest", where=str(path), found=shown(fields), mend=MEND)
         if fields["format"] > FORMAT:
             what = f"written by a newer polytask ({fields.get('polytask')}), format {fields['format']}"
             raise PolytaskError(what, where=str(path), mend="Install that version or a later one.")
@@ -232,8 +232,6 @@ class Bundle:
         Raises:
             PolytaskError: A task is unknown, none is named, or the sharing scheme does not part the tasks.
         """
-        if not tasks:
-            raise PolytaskError("no task is named", where="keep", mend=f"There is: {listed(self.tasks)}.")
         self._check_tasks(tasks)
         sets = [part.keep(tasks) for part in self.manifest.inputs]
         records = [TaskRecord(task=fitted.task, codec=fitted.codec) for name, fitted in self.tasks.items() if name in tasks]
@@ -283,6 +281,8 @@ class Bundle:
         return list(tasks)
 
     def _check_tasks(self, tasks: Sequence[str]) -> None:
+        if not tasks:
+            raise PolytaskError("no task is named", where="tasks", mend=f"There is: {listed(self.tasks)}.")
         for task in tasks:
             if task not in self.tasks:
                 raise PolytaskError(f"no task {task!r} in this run", mend=did_you_mean(task, self.tasks))
@@ -298,7 +298,10 @@ class Bundle:
         manifest = self.manifest.model_copy(update={"tasks": tuple(records)})
         text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
         (folder / MANIFEST).write_text(text, encoding="utf-8")
-        save_file({key: value.contiguous() for key, value in self.model.state_dict().items()}, folder / WEIGHTS)
+        try:
+            save_file({key: value.contiguous() for key, value in self.model.state_dict().items()}, folder / WEIGHTS)
+        except SafetensorError as error:  # of a full disk, say
+            raise OSError(str(error)) from None
 
     @classmethod
     def load(cls, folder: Path, modules: Mapping[str, nn.Module] | None = None) -> Self:
@@ -370,7 +373,7 @@ def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise PolytaskError(f"the weights are missing or damaged: {error}", where=str(path), mend="Take a copy.") from None
+        raise PolytaskError("the weights are missing or damaged", where=str(path), found=one_line(error), mend=MEND) from None
 
 
 def _check_shapes(expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], folder: Path) -> None:
@@ -379,7 +382,7 @@ def _check_shapes(expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, 
         first = wrong[0]
         found = f"{first}: {_shape(stored.get(first))}, where the manifest says {_shape(expected.get(first))}"
         what = f"{len(wrong)} of the weights do not fit the manifest"
-        raise PolytaskError(what, where=str(folder), found=found, mend="The two files are not of the same model.")
+        raise PolytaskError(what, where=str(folder), found=found, mend=f"The two files are not of the same model. {MEND}")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

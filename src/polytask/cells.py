@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from polytask.component import Settings
-from polytask.errors import PolytaskError, listed
+from polytask.errors import CellsError, PolytaskError, counted, listed
 
 ColumnKind = Literal["number", "category", "boolean", "date"]
 Floats = NDArray[np.float64]
@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 CLIP = 10.0
 # Bin edges nearer than this cannot be told apart in float32 once divided by their distance.
 EDGE_DECIMALS = 5
+MOSTLY, MANY_NUMBERS, FEW_TEXTS = 0.9, 20, 5
 NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 ISO_DATE = r"^\d{4}-\d\d-\d\d([ T]\d\d(:\d\d(:\d\d(\.\d+)?)?)?)?$"
 
@@ -135,17 +136,21 @@ class Cells:
     def _matched_by_meaning(self, codes: pa.ChunkedArray, feature: CategoryFeature) -> pa.ChunkedArray:
         """Codes of cells whose type another file read differently: 1.5 for "1.50", true for "TRUE"."""
         kind = self.column.type
+        alike = False  # whether a value of training might be of this type
         if pa.types.is_boolean(kind):
-            lowered = pa.array([value.lower() for value in feature.values])
-            return pc.coalesce(codes, pc.index_in(self.text, lowered))
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            lowered = [value.lower() for value in feature.values]
+            alike = not {"true", "false"}.isdisjoint(lowered)
+            codes = pc.coalesce(codes, pc.index_in(self.text, pa.array(lowered)))
+        elif pa.types.is_integer(kind) or pa.types.is_floating(kind):
             numbers = pa.array([_number_or_none(value) for value in feature.values], pa.float64())
-            return pc.coalesce(codes, pc.index_in(self.column.cast(pa.float64(), safe=False), numbers, skip_nulls=True))
-        if pa.types.is_timestamp(kind) and len(codes) and codes.null_count == len(codes) and not self.missing.all():
-            found = f"dates such as {self.text.drop_null()[0]}"
-            mend = f"Training had {listed(map(repr, feature.values), limit=3)}: give the column as text."
-            raise PolytaskError(f"column {self.name!r} held text in training", found=found, mend=mend)
-        return codes
+            alike = numbers.null_count < len(numbers)
+            codes = pc.coalesce(codes, pc.index_in(self.column.cast(pa.float64(), safe=False), numbers, skip_nulls=True))
+        if is_text(kind) or alike or codes.null_count < len(codes) or self.missing.all():
+            return codes
+        row = int(np.flatnonzero(~self.missing)[0])
+        had, mend = listed(map(repr, feature.values), limit=3), "Give the column as it was then."
+        what = f"column {self.name!r} held other values in training: {had}"
+        raise CellsError(what, cells={row: self.text[row].as_py()}, mend=mend)
 
     def _scaled(self, part: Literal["value", "hour"], name: str, n_bins: int) -> list[NumberFeature]:
         """The feature with its mean, deviation and edges; none where the value is constant."""
@@ -260,12 +265,33 @@ def _as_text(name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string())
 
 
-def _misfits(name: str, expected: str, text: pa.ChunkedArray, wrong: pa.ChunkedArray, mend: str) -> PolytaskError:
+def refuse_stray_text(name: str, column: pa.ChunkedArray) -> None:
+    """Refuse to take for categories what is a column of many different numbers, but for a few cells.
+
+    Few are at most a tenth of the cells with at most five different texts: more are codes of some kind.
+
+    Raises:
+        PolytaskError: There are such cells, told by their rows.
+    """
+    if not is_text(column.type):
+        return
+    text = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    number = pc.match_substring_regex(text, NUMBER)
+    n_numbers, n_cells = pc.sum(number).as_py() or 0, len(text) - text.null_count
+    if n_numbers == n_cells or n_numbers < MOSTLY * n_cells or pc.count_distinct(text.filter(number)).as_py() < MANY_NUMBERS:
+        return
+    wrong = pc.invert(number)
+    if pc.count_distinct(text.filter(wrong)).as_py() <= FEW_TEXTS:
+        mend = "Mend them, name what means missing, or say category if these are codes."
+        raise _misfits(name, "a column of numbers", text, wrong, mend)
+
+
+def _misfits(name: str, expected: str, text: pa.ChunkedArray, wrong: pa.ChunkedArray, mend: str) -> CellsError:
     """The error for cells that do not fit their column, told by the first of them."""
-    rows = np.flatnonzero(pc.fill_null(wrong, False).to_numpy())
-    found = listed((f"{text[int(row)].as_py()!r} in row {row + 1}" for row in rows), limit=5)
-    cells = "1 cell does" if len(rows) == 1 else f"{len(rows)} cells do"
-    return PolytaskError(f"{cells} not fit {expected}", where=f"column {name!r}", found=found, mend=mend)
+    rows = pa.array(np.flatnonzero(pc.fill_null(wrong, False).to_numpy()))
+    cells = dict(zip(rows.to_pylist(), text.take(rows).to_pylist(), strict=True))
+    what = f"{counted(len(rows), 'cell')} {'does' if len(rows) == 1 else 'do'} not fit {expected}"
+    return CellsError(what, cells=cells, where=f"column {name!r}", mend=mend)
 
 
 def _number_or_none(text: str) -> float | None:

@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from polytask.cells import CategoryFeature, Cells, ColumnKind, NumberFeature, decoded, is_text
+from polytask.cells import CategoryFeature, Cells, ColumnKind, NumberFeature, decoded, is_text, refuse_stray_text
 from polytask.component import Settings
-from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.errors import PolytaskError, counted, did_you_mean, listed
 
 NEARLY_ALL = 0.9
 MANY = 100  # ten rows can all differ by chance; a hundred cannot
@@ -97,7 +97,8 @@ class InputCodec(Settings):
             if not any(found):
                 constant.append(name)
         if not numbers and not categories:
-            found_here = f"{len(names)} columns and {table.num_rows} rows; the same everywhere: {listed(constant) or 'none'}"
+            size = f"{counted(len(names), 'column')} and {counted(table.num_rows, 'training row')}"
+            found_here = f"{size}; the same everywhere: {listed(constant) or 'none'}"
             raise PolytaskError("no input column varies", found=found_here, mend="Name columns that tell the rows apart.")
         ordered: dict[str, ColumnKind] = {name: chosen[name] for name in names}
         return cls(
@@ -194,6 +195,35 @@ def describe_column(column: pa.ChunkedArray) -> tuple[ColumnKind, str]:
         return "number", f"whole numbers {limits}, no two alike: drop it if it names the rows"
     hint = "; say category if they are codes without an order" if 3 <= n_values <= 20 else ""
     return "number", f"{n_values} different whole numbers {limits}{hint}"
+
+
+def check_cells(table: pa.Table, names: Sequence[str], kinds: Mapping[str, ColumnKind]) -> None:
+    """Read every input column as its kind, a given one or a guess.
+
+    Raises:
+        PolytaskError: A column's cells do not fit its kind, or are infinite, told by their rows.
+    """
+    for name in names:
+        kind = kinds.get(name) or _guess(name, table[name])
+        if kind == "category" and name not in kinds:
+            refuse_stray_text(name, table[name])
+        Cells(name, kind, table[name])
+
+
+def kinds_of_first(tables: Sequence[pa.Table], names: Sequence[str]) -> dict[str, ColumnKind]:
+    """The kinds of the columns that hold other types in one table than in another: what the first with cells there holds.
+
+    Example:
+        >>> kinds_of_first([pa.table({"age": [3, 5]}), pa.table({"age": ["old", "4"]})], ["age"])
+        {'age': 'number'}
+    """
+    kinds: dict[str, ColumnKind] = {}
+    for name in names:
+        columns = [decoded(table[name]) for table in tables if table[name].null_count < len(table)]
+        numeric = all(pa.types.is_integer(column.type) or pa.types.is_floating(column.type) for column in columns)
+        if len({column.type for column in columns}) > 1 and not numeric:
+            kinds[name] = _guess(name, columns[0])
+    return kinds
 
 
 def names_rows(column: pa.ChunkedArray) -> Literal["surely", "perhaps", "no"]:

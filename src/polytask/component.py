@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaH
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from polytask.errors import PolytaskError, did_you_mean, explain_validation
+from polytask.errors import PolytaskError, did_you_mean, explain_validation, shown
 
 FAMILY_MARK = "x-polytask-family"
 _defined: dict[tuple[str, str], type[Component]] = {}
@@ -33,7 +33,7 @@ class Settings(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise explain_validation(error, type(self).__name__, list(type(self).model_fields)) from None
+            raise explain_validation(error, type(self).__name__, list(type(self).model_fields), fields) from None
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -44,7 +44,8 @@ class Settings(BaseModel):
             except PolytaskError as error:
                 raise (error.inside(place) if place else error) from None
 
-        return core_schema.with_info_wrap_validator_function(located, handler(source))
+        schema = handler(source)  # once the class is complete pydantic gives the schema made here before
+        return schema if schema["type"] == "function-wrap" else core_schema.with_info_wrap_validator_function(located, schema)
 
 
 class Component(Settings):
@@ -128,16 +129,15 @@ class Component(Settings):
             kind = fields.pop("kind", None)
             if not isinstance(kind, str):
                 mend = f"Add kind: one of {', '.join(cls.kinds())}."
-                raise PolytaskError(f"a {cls.__name__.lower()} needs a kind", found=repr(value), mend=mend)
+                raise PolytaskError(f"{_one(cls)} needs a kind", found=shown(value), mend=mend)
             try:
                 return cls.find(kind)(**fields)
             except PolytaskError as error:
-                raise (error.inside(str(fields["name"])) if "name" in fields else error) from None
+                raise (error.inside(fields["name"]) if isinstance(fields.get("name"), str) else error) from None
         made = cls.from_value(value)
         if made is None:
-            raise PolytaskError(
-                f"not a {cls.__name__.lower()}", found=type(value).__name__, mend=f"Give one of {', '.join(cls.kinds())}."
-            )
+            mend = f"Give one of {', '.join(cls.kinds())}."
+            raise PolytaskError(f"not {_one(cls)}", found=type(value).__name__, mend=mend)
         return made
 
     @classmethod
@@ -192,6 +192,12 @@ def lazy_members(package: str) -> tuple[Callable[[str], Any], Callable[[], list[
         return sorted(modules().values())
 
     return member, members
+
+
+def _one(cls: type[Component]) -> str:
+    """Its name with an article."""
+    name = cls.__name__.lower()
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _package(family: str) -> Any:

@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import nn
 import polytask
 from polytask.bundle import Bundle, n_parameters
 from polytask.checkpoint import STATE, Checkpoints, sync
-from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.errors import PolytaskError, did_you_mean, listed, rows_named
 from polytask.evaluation.card import model_card
 from polytask.evaluation.comparison import Comparison, compare
 from polytask.fitting import score, train_bundle
@@ -29,12 +30,14 @@ from polytask.run_folder import (
     CARD,
     CHECKPOINTS,
     HISTORY,
+    MEND,
     MODEL,
     RECIPE,
     RECORD,
     SCORES,
     aside,
     begin,
+    cannot_write,
     check_free,
     finished,
     read_record,
@@ -92,7 +95,8 @@ class Run:
             PolytaskError: Input columns are missing or of another type, or a name is unknown.
         """
         given, table = self._open(data, source)
-        answers = self.bundle.predict(table, tasks, source=self._like(given, source), probabilities=probabilities)
+        with rows_named(partial(_row_of, given, 0)):
+            answers = self.bundle.predict(table, tasks, source=self._like(given, source), probabilities=probabilities)
         return answers if isinstance(data, Source) else like(data, answers)
 
     def predict_pieces(
@@ -111,8 +115,12 @@ class Run:
             tables: Iterable[pa.Table] = [given.read()]
         else:
             tables = reader.read_in_pieces(getattr(given, given.datum), self._needed())
+        n_before = 0
         for table in _of_rows(tables, PIECE_ROWS):
-            yield self.bundle.predict(table, tasks, source=like_source, probabilities=probabilities)
+            with rows_named(partial(_row_of, given, n_before)):
+                answers = self.bundle.predict(table, tasks, source=like_source, probabilities=probabilities)
+            yield answers
+            n_before += len(table)
 
     def evaluate(self, data: object, *, source: str | None = None) -> Scores:
         """Scores on rows with label columns, of every task whose column is there.
@@ -127,8 +135,9 @@ class Run:
         given, table = self._open(data, source)
         chosen = self._like(given, source)
         index = self.bundle.input_set(table, chosen)
-        labels = self._labels(table, chosen)
-        return score(self.bundle, self.bundle.dataset(table, index, labels), self.recipe.seed)
+        with rows_named(partial(_row_of, given, 0)):
+            rows = self.bundle.dataset(table, index, self._labels(table, chosen))
+        return score(self.bundle, rows, self.recipe.seed)
 
     def compare(self, seeds: int = 3, *, on_fit: Callable[[str, int, int], None] | None = None) -> Comparison:
         """Train each task alone at the same budget on the same split, over several seeds, and say whether sharing helped.
@@ -211,7 +220,7 @@ class Run:
             sync(place.parent)
             shutil.rmtree(before, ignore_errors=True)
         except OSError as error:
-            raise PolytaskError(f"cannot write the run: {error}", where=str(place), mend="Save it to another place.") from error
+            raise cannot_write(error, place, "Save it to another place.") from error
         finally:
             shutil.rmtree(draft, ignore_errors=True)
         return place
@@ -363,7 +372,7 @@ def _saving(recipe: Recipe, folder: Path, data: Mapping[str, str], anew: bool) -
             begin(recipe.to_yaml(), folder)
     except OSError as error:
         mend = "Choose a place you may write to."
-        raise PolytaskError(f"cannot write the run: {error}", where=str(folder.parent), mend=mend) from None
+        raise cannot_write(error, folder.parent, mend) from None
     try:
         with checkpoints.listening():
             yield checkpoints
@@ -380,8 +389,14 @@ def _write_or_rescue(run: Run, place: Path) -> None:
     try:
         run._write(place)
     except PolytaskError as error:
-        rescued = run.save(Path(tempfile.mkdtemp(prefix="polytask-")) / "run")
-        mend = f"The run was saved in {str(rescued)!r} instead: move it where you want it."
+        elsewhere = Path(tempfile.mkdtemp(prefix="polytask-"))
+        try:
+            mend = f"The run was saved in {str(run.save(elsewhere / 'run'))!r} instead: move it where you want it."
+        except PolytaskError:
+            shutil.rmtree(elsewhere, ignore_errors=True)
+            kept = (place / CHECKPOINTS / STATE).is_file()
+            goes_on = f"`polytask resume {place}` goes on from its last checkpoint" if kept else "fit again"
+            mend = f"{str(elsewhere.parent)!r} cannot take it either. Make room, then {goes_on}."
         raise PolytaskError(error.what, where=error.where, found=error.found, mend=mend) from error
 
 
@@ -397,14 +412,44 @@ def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> 
     """
     place = finished(folder)
     bundle = Bundle.load(place / MODEL, modules)
+    recipe = Recipe.from_yaml(place / RECIPE)
+    record, scores, history = read_record(place)
+    run = Run(recipe, bundle, _scores(scores, place / SCORES), history, record)
+    _check_of_one_run(run, place)
+    return run
+
+
+def _scores(values: Mapping[str, Any], path: Path) -> Scores:
     try:
-        recipe = Recipe.from_yaml(place / RECIPE)
-        record = read_record(place)
-        scores = Scores.from_dict(json.loads((place / SCORES).read_text(encoding="utf-8")))
-        history = [json.loads(line) for line in (place / HISTORY).read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, KeyError) as error:
-        raise PolytaskError(f"the run is damaged: {error}", where=str(place), mend="Take a copy, or fit again.") from None
-    return Run(recipe, bundle, scores, history, record)
+        return Scores.from_dict(values)
+    except PolytaskError as error:
+        raise PolytaskError(error.what, where=str(path), found=error.found, mend=MEND) from None
+
+
+def _check_of_one_run(run: Run, place: Path) -> None:
+    """Refuse files that were written by different runs.
+
+    Raises:
+        PolytaskError: A file tells of tasks, sources or a network that the others do not know.
+    """
+    tasks, sources = {task.name for task in run.recipe.tasks}, {source.label for source in run.recipe.sources}
+    learned = {name for epoch in run.history for name in epoch["training"]}  # before some were kept, of more tasks
+    said = {SCORES: set(run.scores()) - tasks, RECORD: set(run.record["data"]) - sources}
+    if run.recipe.warm_start is None:  # else there may be tasks of the earlier run, which were not trained here
+        said |= {MODEL: set(run.bundle.tasks) - tasks, HISTORY: learned if learned.isdisjoint(tasks) else set()}
+    for file, strange in said.items():
+        if strange:
+            found = f"{listed(map(repr, sorted(strange)))}, where the recipe has {listed(map(repr, sorted(tasks | sources)))}"
+            raise PolytaskError(f"{file} is not of the run that {RECIPE} is of", where=str(place), found=found, mend=MEND)
+    told, there = run.record["parameters"], n_parameters(run.bundle.model)
+    if told != there:
+        found = f"{told:,} parameters, where the model has {there:,}"
+        raise PolytaskError(f"{RECORD} is not of the run that {MODEL} is of", where=str(place), found=found, mend=MEND)
+
+
+def _row_of(source: Source, n_before: int, row: int) -> str:
+    """Words for a row of new data, of which so many were read before."""
+    return f"row {n_before + row + 1:,} of {source.label}"
 
 
 def _of_rows(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polytask.errors import PolytaskError
+from polytask.errors import PolytaskError, rows_named
 from polytask.task import Codec, Task
 
 NULL_LOSS_FLOOR = 1e-8
@@ -36,13 +37,14 @@ class FittedTask:
             weights: How much each row counts; None for all alike.
             codec: One that is kept: only the constant, its loss and the mean weight are found.
         """
-        labels = column.drop_null()
-        codec = task.fit_target(labels) if codec is None else codec
-        target, _ = task.encode(labels, codec)
+        labels, rows = column.drop_null(), np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+        with rows_named(lambda row: int(rows[row])):
+            codec = task.fit_target(labels) if codec is None else codec
+            target, _ = task.encode(labels, codec)
         if weights is None or not len(labels):
             each = torch.ones(len(labels), dtype=torch.float64)
         else:
-            each = weights[torch.from_numpy(column.is_valid().to_numpy(zero_copy_only=False))].double()
+            each = weights[torch.from_numpy(rows)].double()
         mean = float(each.mean()) if len(labels) else 1.0
         fitted = cls(task, codec.model_copy(update={"n_labels": len(labels), "mean_weight": mean}))
         return fitted._with_constant(target, each / mean) if len(labels) else fitted
@@ -89,13 +91,8 @@ class FittedTask:
         return estimate.view(len(output), self.members, *estimate.shape[1:]).mean(1)
 
     def _losses(self, output: Tensor, target: Tensor) -> Tensor:
-        weights = self.task.row_weights(target, self.codec)
-        losses = self._unweighted(output, target)
-        return losses if weights is None else losses * weights
-
-    def _unweighted(self, output: Tensor, target: Tensor) -> Tensor:
         if not callable(self.task.loss):
-            return self.task.row_losses(output, target)
+            return self.task.weighted_losses(output, target, self.codec)
         losses = self.task.loss(output, target)
         if not isinstance(losses, Tensor) or losses.shape != target.shape[:1]:
             found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
@@ -103,7 +100,8 @@ class FittedTask:
             raise PolytaskError(
                 "the loss must give one value per row", where=f"task {self.task.name!r}", found=found, mend=mend
             )
-        return losses
+        weights = self.task.row_weights(target, self.codec)
+        return losses if weights is None else losses * weights
 
     def _with_constant(self, target: Tensor, each: Tensor) -> FittedTask:
         if not self.task.has_constant:

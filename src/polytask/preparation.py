@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from polytask.batch import Dataset, Inputs
 from polytask.bundle import InputSet
 from polytask.cells import ColumnKind
-from polytask.columns import InputCodec, names_rows
-from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.columns import InputCodec, check_cells, kinds_of_first, names_rows
+from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, rows_named
 from polytask.fitted import FittedTask
 from polytask.leaks import column_notes, find_leaks
 from polytask.recipe import Recipe
 from polytask.source import Source
 from polytask.splitting import TEST, TRAIN, VALIDATION, assign, assign_fold
-from polytask.task import Codec, Task
+from polytask.task import Codec, Task, numbers
 from polytask.warm_start import Origin
 
 FREE = -1
@@ -56,9 +56,10 @@ class Prepared:
 
 @dataclass
 class _Loaded:
-    """A source's rows, with the part of each: FREE until the split."""
+    """A source's rows, piece by piece and one after the other, with the part of each: FREE until the split."""
 
     source: Source
+    pieces: dict[str, pa.Table]
     table: pa.Table
     parts: NDArray[np.int8]
     tasks: list[Task] = field(default_factory=list)
@@ -94,15 +95,16 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
         origin = origin.going_on(labels, known, notes)
         sets = origin.with_carried(sets)
         inputs = (*inputs, *({} for _ in sets[len(inputs) :]))
-    tasks = tuple(
-        _fitted(recipe, task, ordered, parts == TRAIN, labels[task.name], known.get(task.name), notes) for task in recipe.tasks
-    )
-    targets, present, weights = {}, {}, {}
-    for fitted in tasks:
-        name = fitted.task.name
-        targets[name], present[name] = fitted.task.encode(_label_column(fitted.task, ordered), fitted.codec)
-        if fitted.task.weight_column is not None:
-            weights[name] = fitted.scaled_weights(_row_weights(fitted.task, ordered))
+    with rows_named(_row_names(ordered)):
+        tasks = tuple(
+            _fitted(recipe, t, ordered, parts == TRAIN, labels[t.name], known.get(t.name), notes) for t in recipe.tasks
+        )
+        targets, present, weights = {}, {}, {}
+        for fitted in tasks:
+            name = fitted.task.name
+            targets[name], present[name] = fitted.task.encode(_label_column(fitted.task, ordered), fitted.codec)
+            if fitted.task.weight_column is not None:
+                weights[name] = fitted.scaled_weights(_row_weights(fitted.task, ordered))
     source_of = np.repeat(np.arange(len(ordered)), [len(item.parts) for item in ordered])
     sources = {item.source.label: torch.from_numpy(source_of == index) for index, item in enumerate(ordered)}
     everything = Dataset(tuple(inputs), targets, present, sources=sources, weights=weights)
@@ -124,11 +126,16 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
 
 
 def label_array(task: Task, table: pa.Table) -> pa.Array:
-    """A task's labels of a table, in one chunk; null where the row does not count."""
+    """A task's labels of a table, in one chunk; null where the row does not count.
+
+    Raises:
+        PolytaskError: One of them cannot be read.
+    """
     labels = task.labels_of(table)
-    if task.weight_column is None:
-        return labels
-    return pc.if_else(pa.array((task.weights_of(table) > 0).numpy()), labels, None)
+    if task.weight_column is not None:
+        labels = pc.if_else(pa.array((task.weights_of(table) > 0).numpy()), labels, None)
+    task.check_labels(labels)
+    return labels
 
 
 def _load(source: Source) -> _Loaded:
@@ -136,7 +143,21 @@ def _load(source: Source) -> _Loaded:
     marks = {"main": FREE, "validation": VALIDATION, "test": TEST}
     tables = list(pieces.values())
     parts = np.concatenate([np.full(len(table), marks[name], np.int8) for name, table in pieces.items()])
-    return _Loaded(source, _stacked(tables, tables[0].column_names), parts)
+    named = {source.label if name == "main" else f"{source.label} ({name})": table for name, table in pieces.items()}
+    return _Loaded(source, named, _stacked(tables, tables[0].column_names), parts)
+
+
+def _row_names(loaded: Sequence[_Loaded]) -> Callable[[int], str]:
+    """Words for a row of several sources one after the other."""
+    pieces = [(name, len(table)) for item in loaded for name, table in item.pieces.items()]
+    ends = np.cumsum([n_rows for _, n_rows in pieces])
+
+    def words(row: int) -> str:
+        index = int(np.searchsorted(ends, row, side="right"))
+        name, n_rows = pieces[index]
+        return f"row {row - int(ends[index]) + n_rows + 1:,} of {name}"
+
+    return words
 
 
 def _attach_tasks(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
@@ -212,8 +233,11 @@ def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
     for name in chosen:
         if name not in names:
             raise PolytaskError(f"no task {name!r}", where="split.stratify", mend=did_you_mean(name, names))
-    strata = {t.name: _strata(label_array(t, item.table), item.parts == FREE) for t in item.tasks if t.name in chosen}
-    groups = None if split.group is None else _codes(item.table.column(split.group))
+    with rows_named(_row_names([item])):
+        labels = {task.name: label_array(task, item.table) for task in item.tasks}
+        times = None if split.time is None else _times(item.table.column(split.time), split.time)
+    strata = {name: _strata(column, item.parts == FREE) for name, column in labels.items() if name in chosen}
+    groups = None if split.group is None else _groups(item.table.column(split.group), split.group)
     seed = recipe.seed if split.seed is None else split.seed
     if fold is not None:
         item.parts = assign_fold(split, len(item.table), *fold, labels=strata, groups=groups, seed=seed, fixed=item.parts)
@@ -223,7 +247,7 @@ def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
         len(item.table),
         labels={} if split.time is not None else strata,
         groups=groups,
-        times=None if split.time is None else _times(item.table.column(split.time), split.time),
+        times=times,
         seed=seed,
         fixed=item.parts,
     )
@@ -233,19 +257,24 @@ def _input_set(
     recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded], origin: Origin | None, notes: list[str]
 ) -> tuple[InputSet, Inputs]:
     table = _stacked([item.table for item in group], names)
-    marks = pa.array(np.concatenate([item.parts for item in group]) == TRAIN)
+    rows = np.concatenate([item.parts for item in group]) == TRAIN
+    marks = pa.array(rows)
     training = table.filter(marks)
-    kinds: Mapping[str, ColumnKind] = {name: kind for name, kind in recipe.columns.items() if name in names}
-    if origin is not None:
-        codec: InputCodec = origin.codec_of(names, kinds)
-    else:
-        codec = recipe.encoder.fit_inputs(training, names, kinds)
-        doubtful = [name for name in codec.names if name not in kinds and names_rows(training[name]) == "perhaps"]
-        notes += column_notes(codec.constant, codec.identifiers, doubtful)
+    given: Mapping[str, ColumnKind] = {name: kind for name, kind in recipe.columns.items() if name in names}
+    with rows_named(_row_names(group)):
+        if origin is not None:
+            codec: InputCodec = origin.codec_of(names, given)
+        else:
+            kinds = {**kinds_of_first([piece for item in group for piece in item.pieces.values()], names), **given}
+            check_cells(table, names, kinds)  # of all rows, before the training rows alone are read
+            codec = recipe.encoder.fit_inputs(training, names, kinds)
+            doubtful = [name for name in codec.names if name not in given and names_rows(training[name]) == "perhaps"]
+            notes += column_notes(codec.constant, codec.identifiers, doubtful)
+        encoded = codec.encode(table)
     labels = {task.name for item in group for task in item.tasks}
     known = {task.name: _label_column(task, group).filter(marks) for task in recipe.tasks if task.name in labels}
     notes += map(str, find_leaks(training, codec.names, known))
-    return InputSet(codec=codec, sources={i.source.label: tuple(t.name for t in i.tasks) for i in group}), codec.encode(table)
+    return InputSet(codec=codec, sources={i.source.label: tuple(t.name for t in i.tasks) for i in group}), encoded
 
 
 def _fitted(
@@ -264,7 +293,9 @@ def _fitted(
             mend = "Leave the task out, change the split, or set unlabeled: keep to keep its head untrained."
             raise PolytaskError("no training row has a label", where=where, found=f"{len(training)} rows", mend=mend)
         notes.append(f"task {task.name!r} has no label in the training rows: its head stays untrained")
-    return FittedTask.fit(task, training, None if task.weight_column is None else _row_weights(task, loaded)[rows], codec)
+    positions = np.flatnonzero(rows)
+    with rows_named(lambda row: int(positions[row])):
+        return FittedTask.fit(task, training, None if task.weight_column is None else _row_weights(task, loaded)[rows], codec)
 
 
 def _label_column(task: Task, loaded: Sequence[_Loaded]) -> pa.Array:
@@ -287,7 +318,11 @@ def _stacked(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
         having = [
             table.column(name).combine_chunks() if name in table.column_names else pa.nulls(len(table)) for table in tables
         ]
-        columns[name] = _joined(having)
+        try:
+            columns[name] = _joined(having)
+        except pa.ArrowException:
+            found, mend = listed(dict.fromkeys(str(column.type) for column in having)), "Give it one type in all files."
+            raise PolytaskError(f"column {name!r} has types that do not go together", found=found, mend=mend) from None
     return pa.table(columns)
 
 
@@ -328,18 +363,25 @@ def _codes(column: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
     return codes
 
 
+def _groups(column: pa.ChunkedArray, name: str) -> NDArray[np.int64]:
+    where, mend = f"split.group, column {name!r}", "Give a column that names what belongs together."
+    if pa.types.is_nested(column.type):
+        raise PolytaskError("a group is a single value", where=where, found=str(column.type), mend=mend)
+    codes = _codes(column)
+    if len(codes) and codes.max() < 0:
+        raise PolytaskError("no row has a group", where=where, found=counted(len(codes), "row"), mend=mend)
+    return codes
+
+
 def _times(column: pa.ChunkedArray, name: str) -> NDArray[np.float64]:
     where = f"split.time, column {name!r}"
     if column.null_count:
-        raise PolytaskError(f"{column.null_count} rows have no time", where=where, mend="Fill them or drop these rows.")
+        rows = np.flatnonzero(column.is_null().to_numpy())
+        cells = dict.fromkeys(rows.tolist(), "")
+        raise CellsError(f"{are(len(rows), 'time')} missing", cells=cells, where=where, mend="Fill them, or drop these rows.")
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us")).cast(pa.int64())
-    try:
-        times: NDArray[np.float64] = column.cast(pa.float64()).to_numpy().astype(np.float64)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        mend = "Give a column of dates or numbers."
-        raise PolytaskError(f"not a time: {error}", where=where, found=str(column.type), mend=mend) from None
-    return times
+    return numbers(column.combine_chunks(), where, "time", "Give a column of dates or numbers.")
 
 
 def _any(present: Mapping[str, torch.Tensor], fitted: FittedTask, rows: NDArray[np.bool_]) -> bool:

@@ -15,7 +15,7 @@ from polytask.balancer import Balancer
 from polytask.cells import ColumnKind
 from polytask.component import FAMILY_MARK, Component, Settings
 from polytask.encoder import Encoder
-from polytask.errors import PolytaskError, did_you_mean, listed, no_such_file
+from polytask.errors import PolytaskError, did_you_mean, listed, no_such_file, one_line
 from polytask.head import Head
 from polytask.mixing import Mixing
 from polytask.sharing import Sharing
@@ -120,7 +120,8 @@ class Recipe(Settings):
         except FileNotFoundError:
             raise no_such_file(Path(path).expanduser()) from None
         except (OSError, UnicodeDecodeError) as error:
-            raise PolytaskError(f"cannot read the recipe: {error}", where=str(path)) from None
+            found, mend = one_line(error), "Give a file of UTF-8 text. `polytask init` writes one."
+            raise PolytaskError("cannot read the recipe", where=str(path), found=found, mend=mend) from None
         return cls.from_yaml_text(text, changes, where=str(path))
 
     @classmethod
@@ -129,11 +130,17 @@ class Recipe(Settings):
         try:
             fields = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise PolytaskError("not valid YAML", where=where, found=" ".join(str(error).split())) from None
+            mend = "Mend the file there; `polytask init` writes a recipe."
+            raise PolytaskError("not valid YAML", where=where, found=one_line(error), mend=mend) from None
         if not isinstance(fields, dict):
             mend = "A recipe has at least sources: and tasks:. `polytask init` writes one."
             raise PolytaskError("not a recipe", where=where, found=type(fields).__name__, mend=mend)
-        return cls(**changed(fields, changes))
+        try:
+            return cls(**changed(fields, changes))
+        except PolytaskError as error:
+            raise PolytaskError(
+                error.what, where=f"{where}, {error.where}" if error.where else where, found=error.found, mend=error.mend
+            ) from None
 
     def keep(self, tasks: Collection[str], columns: Mapping[str, Collection[str]]) -> Recipe:
         """The same recipe for these tasks only.

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from polytask.checkpoint import sync
-from polytask.errors import PolytaskError
+from polytask.errors import PolytaskError, shown
 
 RECORD, RECIPE, SCORES, HISTORY, CARD, MODEL = "run.json", "recipe.yaml", "scores.json", "history.jsonl", "README.md", "model"
 CHECKPOINTS = "checkpoints"
+MEND = "Take the run's folder from a copy, or fit again."
 
 
 def check_free(folder: str | Path, overwrite: bool) -> Path:
@@ -35,10 +36,73 @@ def check_free(folder: str | Path, overwrite: bool) -> Path:
             raise PolytaskError(
                 "there is a run already", where=str(folder), mend="Choose another folder, or --overwrite (overwrite=True)."
             )
-    parent = next(path for path in place.parents if path.exists())
-    if not os.access(parent, os.W_OK):
-        raise PolytaskError("the folder cannot be written", where=str(parent), mend="Choose a place you may write to.")
+    check_writable(next(path for path in place.parents if path.exists()))
     return place
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a PolytaskError where no file can be put into a folder."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        what = "the folder cannot be written" if folder.is_dir() else "is a file, not a folder"
+        raise PolytaskError(what, where=str(folder), mend="Choose a place you may write to.")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file in one step: where that fails, what was there before still is.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        sync(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_record(place: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]:
+    """What run.json, scores.json and history.jsonl of a run say, as plain values.
+
+    Raises:
+        PolytaskError: One of them is missing, damaged, or says something else.
+    """
+    record = _parsed(place / RECORD, "data", "parameters")
+    scores = _parsed(place / SCORES)
+    history = [_object(line, place / HISTORY, "epoch", "training") for line in _text(place / HISTORY).splitlines()]
+    if not history:
+        raise PolytaskError("no epoch is in it", where=str(place / HISTORY), mend=MEND)
+    return record, scores, history
+
+
+def cannot_write(error: OSError, place: Path, mend: str) -> PolytaskError:
+    """The error for a run that could not be written."""
+    return PolytaskError("cannot write the run", where=str(place), found=error.strerror or str(error), mend=mend)
+
+
+def _parsed(path: Path, *keys: str) -> dict[str, Any]:
+    return _object(_text(path), path, *keys)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise PolytaskError("the run is damaged: the file is missing", where=str(path), mend=MEND) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolytaskError("the run is damaged", where=str(path), found=str(error), mend=MEND) from None
+
+
+def _object(text: str, path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object that has these keys with objects or numbers in them."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        raise PolytaskError("the run is damaged: this is not JSON", where=str(path), found=shown(text), mend=MEND) from None
+    if not isinstance(value, dict) or not value or not all(isinstance(value.get(key), dict | int) for key in keys):
+        raise PolytaskError("this is not of a run", where=str(path), found=shown(value), mend=MEND)
+    return value
 
 
 def is_unfinished(place: Path) -> bool:
@@ -61,19 +125,6 @@ def finished(folder: str | Path) -> Path:
     return place
 
 
-def read_record(place: Path) -> dict[str, Any]:
-    """What the run.json of a run says.
-
-    Raises:
-        PolytaskError: It is missing or damaged.
-    """
-    try:
-        record: dict[str, Any] = json.loads((place / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PolytaskError(f"the run is damaged: {error}", where=str(place), mend="Take a copy, or fit again.") from None
-    return record
-
-
 def settled(folder: str | Path) -> Path:
     """The absolute place of a run, where a crash in the middle of replacing it is mended."""
     place = Path(folder).expanduser().absolute()
@@ -92,15 +143,17 @@ def begin(recipe: str, folder: Path) -> None:
     place = folder.parent
     draft = place.with_name(f".{place.name}.begin")
     shutil.rmtree(draft, ignore_errors=True)
-    (draft / folder.name).mkdir(parents=True)
-    (draft / folder.name / RECIPE).write_text(recipe, encoding="utf-8")
-    for path in (draft / folder.name / RECIPE, draft / folder.name, draft):
-        sync(path)
-    if place.is_dir():
-        shutil.rmtree(folder, ignore_errors=True)
-        (draft / folder.name).replace(folder)
-        draft.rmdir()
-        sync(place)
-    else:
-        draft.replace(place)
-    sync(place.parent)
+    try:
+        (draft / folder.name).mkdir(parents=True)
+        (draft / folder.name / RECIPE).write_text(recipe, encoding="utf-8")
+        for path in (draft / folder.name / RECIPE, draft / folder.name, draft):
+            sync(path)
+        if place.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+            (draft / folder.name).replace(folder)
+            sync(place)
+        else:
+            draft.replace(place)
+        sync(place.parent)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

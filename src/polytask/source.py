@@ -12,9 +12,10 @@ import narwhals as nw
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from polytask.component import Component
-from polytask.errors import PolytaskError, did_you_mean, listed
+from polytask.errors import PolytaskError, counted, did_you_mean, listed
 
 HELD_OUT = ("validation", "test")
 PIECE_ROWS = 1 << 16
@@ -35,7 +36,7 @@ class Source(Component, family="sources"):
     """
 
     name: str | None = None
-    inputs: tuple[str, ...] | None = None
+    inputs: tuple[str, ...] | None = Field(default=None, min_length=1)
     validation: Any = None
     test: Any = None
 
@@ -228,9 +229,8 @@ def plain_table(table: pa.Table) -> pa.Table:
     """
     twice = sorted({name for name in table.column_names if table.column_names.count(name) > 1})
     if twice:
-        raise PolytaskError(
-            f"{len(twice)} column names occur more than once: {listed(twice)}", mend="Give each column its own name."
-        )
+        what = f"{counted(len(twice), 'column name')} more than once: {listed(map(repr, twice))}"
+        raise PolytaskError(what, mend="Give each column its own name.")
     return pa.table([_plain(column) for column in table.columns], names=[str(name) for name in table.column_names])
 
 

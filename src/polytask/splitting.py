@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from polytask.component import Settings
-from polytask.errors import PolytaskError
+from polytask.errors import PolytaskError, counted
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 FREE = -1
@@ -41,7 +41,7 @@ class Split(Settings):
         0.15
         >>> Split(validation=0.6, test=0.4)
         Traceback (most recent call last):
-        polytask.errors.PolytaskError: split: validation and test leave no rows to train on. Found: 0.6 + 0.4. Let them sum ...
+        polytask.errors.PolytaskError: validation and test leave no rows to train on. Found: 0.6 + 0.4. Let them sum ...
     """
 
     validation: float = Field(default=0.15, ge=0, lt=1)
@@ -56,11 +56,11 @@ class Split(Settings):
         if self.validation + self.test >= 1 - 1e-9:
             found = f"{self.validation} + {self.test}"
             mend = "Let them sum to less than 1."
-            raise PolytaskError("validation and test leave no rows to train on", where="split", found=found, mend=mend)
+            raise PolytaskError("validation and test leave no rows to train on", found=found, mend=mend)
         if self.time is not None and (self.group is not None or isinstance(self.stratify, tuple)):
             other = "group" if self.group is not None else "stratify"
             mend = f"Give either time or {other}."
-            raise PolytaskError(f"a split by time has no room for {other}", where="split", mend=mend)
+            raise PolytaskError(f"a split by time has no room for {other}", mend=mend)
         return self
 
 
@@ -91,7 +91,8 @@ def assign(
         fixed: The part of rows that have one already, FREE (-1) elsewhere.
 
     Raises:
-        PolytaskError: A part would be empty, or a group lies in a fixed part and outside it.
+        PolytaskError: A part would be empty, a task to stratify by name has a class of fewer rows than there are parts, or a
+            group lies in a fixed part and outside it.
 
     References:
         Sechidis 2011, On the stratification of multi-label data, algorithm 1. Szymanski & Kajdanowicz 2017, arXiv:1704.08756,
@@ -116,6 +117,8 @@ def assign(
         for task, codes in (labels or {}).items()
         if split.stratify is True or (isinstance(split.stratify, tuple) and task in split.stratify)
     }
+    if isinstance(split.stratify, tuple):
+        _refuse_rare(chosen, int((sizes > 0).sum()))
     dealer = _Dealer(len(rows), chosen, sizes, np.random.default_rng(seed if split.seed is None else split.seed))
     if groups is not None:
         dealer.deal_groups(groups[rows])
@@ -164,7 +167,7 @@ def assign_fold(
     parts[parts == TEST] = UNUSED
     free = np.flatnonzero(parts == FREE)
     if len(free) < n_folds:
-        raise _too_few("rows", len(free), n_folds, folds=True)
+        raise _too_few("row", len(free), n_folds, folds=True)
     sizes = np.bincount(np.arange(len(free)) % n_folds, minlength=n_folds)
     chosen = {task: codes[free] for task, codes in (labels or {}).items()}
     generator = np.random.default_rng(seed if split.seed is None else split.seed)
@@ -184,7 +187,7 @@ def _sizes(split: Split, n_rows: int, parts: NDArray[np.int8]) -> Ints:
     ]
     sizes = np.array([n_rows - sum(wanted), *wanted])
     if sizes[TRAIN] < (0 if (parts == TRAIN).any() else 1):
-        raise _too_few("rows", n_rows, 1 + sum(map(bool, wanted)))
+        raise _too_few("row", n_rows, 1 + sum(map(bool, wanted)))
     return sizes
 
 
@@ -233,7 +236,7 @@ class _Dealer:
         """
         members = _members(groups)
         if len(members) < len(self.open):
-            raise _too_few("groups", len(members), len(self.open), folds=self.folds)
+            raise _too_few("group", len(members), len(self.open), "split.group", folds=self.folds)
         shuffled = [members[group] for group in self.generator.permutation(len(members))]
         for position, rows in enumerate(sorted(shuffled, key=len, reverse=True)):
             # Where no part is overfull, dealing the rest row by row fills each of them.
@@ -309,6 +312,17 @@ def _without_missing(groups: NDArray[Any]) -> NDArray[Any]:
     return np.where(groups < 0, -1 - np.arange(len(groups)), groups)
 
 
+def _refuse_rare(tasks: Mapping[str, Ints], n_parts: int) -> None:
+    """Refuse to stratify tasks that were asked for by name where a class has not a row for each part."""
+    for task, codes in tasks.items():
+        _, counts = np.unique(codes[codes >= 0], return_counts=True)
+        rare = counts[counts < n_parts]
+        if len(rare):
+            found = f"a class with {counted(int(rare.min()), 'row')}, and {counted(n_parts, 'part')}"
+            mend = "Take the task out of stratify, or merge or drop its rare classes."
+            raise PolytaskError("it cannot be stratified", where=f"split.stratify, task {task!r}", found=found, mend=mend)
+
+
 def _refuse_straddling(groups: NDArray[Any], parts: NDArray[np.int8]) -> None:
     _, numbered = np.unique(_without_missing(groups), return_inverse=True)
     pairs = np.unique(np.stack([numbered, parts]), axis=1)
@@ -324,7 +338,7 @@ def _by_time(times: NDArray[Any], sizes: Ints) -> NDArray[np.int8]:
     changes = np.flatnonzero(times[order][1:] != times[order][:-1]) + 1
     parts = np.flatnonzero(sizes > 0)
     if len(changes) < len(parts) - 1:
-        raise _too_few("different times", len(changes) + 1, len(parts))
+        raise _too_few("different time", len(changes) + 1, len(parts), "split.time")
     targets = np.cumsum(sizes[parts])[:-1]
     nearest = [int(np.abs(changes - target).argmin()) for target in targets]
     if len(nearest) == 2 and nearest[0] == nearest[1]:
@@ -336,7 +350,7 @@ def _by_time(times: NDArray[Any], sizes: Ints) -> NDArray[np.int8]:
     return answer
 
 
-def _too_few(things: str, n_things: int, n_parts: int, folds: bool = False) -> PolytaskError:
-    parts, less = ("folds", "ask for fewer folds") if folds else ("parts", "set the share of a part to 0")
-    what, found = f"too few {things} for {n_parts} {parts}", f"{n_things} {things}"
-    return PolytaskError(what, where="split", found=found, mend=f"Give more {things}, or {less}.")
+def _too_few(thing: str, n_things: int, n_parts: int, where: str = "split", folds: bool = False) -> PolytaskError:
+    part, less = ("fold", "ask for fewer folds") if folds else ("part", "set the share of a part to 0")
+    what, found = f"too few {thing}s for {counted(n_parts, part)}", counted(n_things, thing)
+    return PolytaskError(what, where=where, found=found, mend=f"Give more {thing}s, or {less}.")

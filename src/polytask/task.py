@@ -15,9 +15,11 @@ from pydantic import Field, field_serializer, model_validator
 from torch import Tensor
 
 from polytask.component import Component, Settings
-from polytask.errors import PolytaskError, did_you_mean
+from polytask.errors import CellsError, PolytaskError, are, did_you_mean, listed
 from polytask.head import Head
 from polytask.scorer import Scorer, user_scorer
+
+MEND_NUMBERS = "Mend them, or say which text means missing; classes need a task such as multiclass."
 
 
 class Codec(Settings):
@@ -33,9 +35,10 @@ class Codec(Settings):
         scale: Divides a transformed label.
         residuals: What is added to a prediction on the scale of the loss before it is transformed back; the mean is taken.
         mean: The mean training label, where the mean on the scale of the loss is that of something else.
-        threshold: The probability above which the second of two classes is answered.
+        thresholds: The probability above which the second of two classes is answered, or each of several labels.
         temperature: What divides the logarithms of probabilities before they are normalized again; 1 leaves them.
-        class_weights: What the loss of a row of each class is multiplied by; empty where all count alike.
+        class_weights: What the loss of a row of each class is multiplied by, or that of each label where it is there; empty
+            where all count alike.
         start: The output that predicts the best constant, ``width`` numbers.
         null_loss: The loss of that constant on the training labels; None where the task has no such thing.
         mean_weight: The mean weight of a training row with a label.
@@ -52,7 +55,7 @@ class Codec(Settings):
     scale: float = 1.0
     residuals: tuple[float, ...] = ()
     mean: float | None = None
-    threshold: float = 0.5
+    thresholds: tuple[float, ...] = (0.5,)
     temperature: float = 1.0
     class_weights: tuple[float, ...] = ()
     start: tuple[float, ...] = (0.0,)
@@ -107,7 +110,7 @@ class Task(Component, family="tasks"):
         if isinstance(self.loss, str) and self.loss not in self.losses and not self.loss.startswith("external:"):
             own = did_you_mean(self.loss, self.losses) if self.losses else "Leave it out for the task's own loss."
             mend = f"{own} A callable (output, target) -> one loss per row is taken too."
-            raise PolytaskError(f"no loss {self.loss!r} for a {self.kind} task", where=f"task {self.name!r}", mend=mend)
+            raise PolytaskError(f"no loss {self.loss!r} for a {self.kind} task", where="loss", mend=mend)
         return self
 
     @field_serializer("loss")
@@ -131,6 +134,12 @@ class Task(Component, family="tasks"):
         return (self.label_column,)
 
     @property
+    def place(self) -> str:
+        """What messages call this task's labels."""
+        columns = "column" if len(self.label_columns) == 1 else "columns"
+        return f"task {self.name!r}, {columns} {listed(map(repr, self.label_columns))}"
+
+    @property
     def own_columns(self) -> tuple[str, ...]:
         """The columns that say something of this task's labels, and so are no inputs."""
         return (*self.label_columns, *((self.weight_column,) if self.weight_column is not None else ()))
@@ -142,17 +151,30 @@ class Task(Component, family="tasks"):
             PolytaskError: A weight is negative or not a number.
         """
         column, where = table.column(self.weight_column), f"task {self.name!r}, weight_column {self.weight_column!r}"
-        values = numbers(column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column, where)
-        negative = np.flatnonzero(values < 0)
-        if len(negative):
-            found = f"{values[negative[0]]:g} in row {negative[0] + 1}"
-            raise PolytaskError("a row cannot weigh less than nothing", where=where, found=found, mend="Give weights from 0.")
+        values = numbers(
+            column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column, where, "weight", "Give weights from 0."
+        )
+        refuse(values < 0, values, "weight", "negative", where, "Give weights from 0.")
         return torch.from_numpy(np.nan_to_num(values))
 
     def labels_of(self, table: pa.Table) -> pa.Array:
-        """The labels as one array, null where a row has none: what ``fit_target`` and ``encode`` take."""
+        """The labels as one array, null where a row has none: what ``fit_target`` and ``encode`` take.
+
+        Raises:
+            PolytaskError: A cell is a list or another nested value.
+        """
         column = table.column(self.label_column)
+        if pa.types.is_nested(column.type):
+            found, mend = f"a column of {column.type}", "Give a column per value, or use multilabel for lists of words."
+            raise PolytaskError("a label is a single value", where=self.place, found=found, mend=mend)
         return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+
+    def check_labels(self, column: pa.Array) -> None:
+        """Read the labels of all rows (null where there is none), before the training rows alone are looked at.
+
+        Raises:
+            PolytaskError: One of them cannot be read, told by its row.
+        """
 
     @abstractmethod
     def fit_target(self, column: pa.Array) -> Codec:
@@ -208,6 +230,11 @@ class Task(Component, family="tasks"):
         """What the loss of each row is multiplied by for its label; None where all count alike."""
         return None
 
+    def weighted_losses(self, output: Float[Tensor, "B width"], target: Tensor, codec: Codec) -> Float[Tensor, " B"]:
+        """The task's own loss of each row, weighed for its label."""
+        weights, losses = self.row_weights(target, codec), self.row_losses(output, target)
+        return losses if weights is None else losses * weights
+
     def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"] | None:
         """The output whose estimate is the mean of the members' estimates: an ensemble is judged by its loss.
 
@@ -256,28 +283,50 @@ class Task(Component, family="tasks"):
         return chosen
 
 
-def numbers(column: pa.Array, where: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+def numbers(
+    column: pa.Array, where: str, thing: str = "label", mend: str = MEND_NUMBERS
+) -> np.ndarray[Any, np.dtype[np.float64]]:
     """A column as float64, NaN where missing.
 
+    Args:
+        column: The cells.
+        where: The task and column, for messages.
+        thing: What a cell is, for messages.
+        mend: What to do about text.
+
     Raises:
-        PolytaskError: It holds text, or infinite values.
+        PolytaskError: It holds text, dates or nested values, or infinite ones.
     """
     text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     try:
         plain = pc.utf8_trim_whitespace(column) if text else column
         floats = plain.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
-        wrong = (value for value in column.drop_null().to_pylist() if not _is_number(value))
-        found = repr(next(wrong, "text")) if text else f"a column of {column.type}"
-        mend = "Mend these cells, say which text means missing, or choose a task for classes such as multiclass."
-        raise PolytaskError("the labels are not numbers", where=where, found=found, mend=mend) from None
+        if not text:
+            what, found = f"the {thing}s are not numbers", f"a column of {column.type}"
+            turn = "Turn it into numbers first, such as the days since a start."
+            raise PolytaskError(what, where=where, found=found, mend=turn) from None
+        cells = {row: cell for row, cell in enumerate(column.to_pylist()) if cell is not None and not _is_number(cell)}
+        what = f"{are(len(cells), thing)} {'not a number' if len(cells) == 1 else 'not numbers'}"
+        raise CellsError(what, cells=cells, where=where, mend=mend) from None
     values: np.ndarray[Any, np.dtype[np.float64]] = floats.astype(np.float64)
-    infinite = np.flatnonzero(np.isinf(values))
-    if len(infinite):
-        raise PolytaskError(
-            f"{len(infinite)} labels are infinite", where=where, found=f"row {infinite[0] + 1}", mend="Mend or drop them."
-        )
+    refuse(np.isinf(values), values, thing, "infinite", where, "Mend them, or leave them empty.")
     return values
+
+
+def refuse(
+    wrong: np.ndarray[Any, np.dtype[np.bool_]],
+    values: np.ndarray[Any, np.dtype[np.float64]],
+    thing: str,
+    what: str,
+    where: str,
+    mend: str,
+) -> None:
+    """Raise a CellsError that names the rows where ``wrong`` is true, if there are any."""
+    rows = np.flatnonzero(wrong)
+    if len(rows):
+        cells = {int(row): float(values[row]) for row in rows}
+        raise CellsError(f"{are(len(rows), thing)} {what}", cells=cells, where=where, mend=mend)
 
 
 def _is_number(text: str) -> bool:

@@ -17,7 +17,7 @@ from polytask.cells import ColumnKind
 from polytask.columns import InputCodec
 from polytask.component import Settings
 from polytask.encoder import Encoder, set_key
-from polytask.errors import PolytaskError, listed
+from polytask.errors import CellsError, PolytaskError, listed, shown
 from polytask.fitted import FittedTask
 from polytask.head import Head
 from polytask.keeping import Chosen
@@ -101,7 +101,7 @@ class Origin:
         try:
             place = finished(settings.run)
             bundle = Bundle.load(place / MODEL, {name: module for name, module in modules.items() if module is not None})
-            record = read_record(place)
+            record, _, _ = read_record(place)
         except PolytaskError as error:
             where = f"warm_start, run {error.where or settings.run}"
             raise PolytaskError(error.what, where=where, found=error.found, mend=error.mend) from None
@@ -184,8 +184,10 @@ class Origin:
             return f"its {name} is {one!r}, but {two!r} in the earlier run"
         try:
             task.encode(labels, before.codec)
+        except CellsError as error:
+            return f"{error.what} ({listed(dict.fromkeys(map(shown, error.cells.values())))})"
         except PolytaskError as error:
-            return error.what + (f" ({error.found})" if error.found else "")
+            return error.what
         return ""
 
     def going_on(self, tasks: Collection[str], continued: Collection[str], notes: list[str]) -> Self:

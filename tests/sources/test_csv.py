@@ -187,7 +187,7 @@ def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_files_without_rows(tmp_path: Path) -> None:
     assert "the file is empty" in refusal(tmp_path, "")
     assert "the file is empty" in refusal(tmp_path, "\n \n")
-    assert "a header but no rows. If it has no header, say header: false." in refusal(tmp_path, "a,b\n")
+    assert "a header but no rows. Without a header say so: --no-header." in refusal(tmp_path, "a,b\n")
 
 
 def test_ragged_rows_are_told_by_line(tmp_path: Path) -> None:
@@ -202,19 +202,24 @@ def test_a_quote_that_never_closes_does_not_swallow_rows(tmp_path: Path) -> None
 
 
 def test_names_that_do_not_fit(tmp_path: Path) -> None:
-    assert "2 column names occur more than once: a, b" in refusal(tmp_path, "a,b,a,b,c\n1,2,3,4,5\n")
+    assert "2 column names more than once: 'a', 'b'" in refusal(tmp_path, "a,b,a,b,c\n1,2,3,4,5\n")
     told = refusal(tmp_path, "1,2,3\n4,5,6\n", header=False, names=["a", "b"])
     assert "2 names for 3 columns" in told
     assert "a first row of 1, 2, 3" in told
-    assert "1 column names occur more than once: a" in refusal(tmp_path, "1,2\n", header=False, names=["a", "a"])
+    assert "1 column name more than once: 'a'" in refusal(tmp_path, "1,2\n", header=False, names=["a", "a"])
 
 
 def test_the_wrong_encoding_names_the_byte_and_what_would_fit(tmp_path: Path) -> None:
     told = refusal(tmp_path, "prix,à\n1,2\n".encode("latin-1"))
     assert "byte 0xe0 at position 5" in told
     assert "latin-1" in told
-    assert "Say encoding: utf-16." in refusal(tmp_path, "a,b\n1,é\n".encode("utf-16"))
-    assert "Say encoding: utf-16." in refusal(tmp_path, "a,b\n1,2\n".encode("utf-16-le"))
+    assert "Say encoding: utf-16, or save it as UTF-8." in refusal(tmp_path, "a,b\n1,é\n".encode("utf-16"))
+    assert "Say encoding: utf-16-le, or" in refusal(tmp_path, "a,b\n1,2\n".encode("utf-16-le"))
+    assert "Say encoding: utf-16-be, or" in refusal(tmp_path, "a,b\n1,2\n".encode("utf-16-be"))
+    stray = refusal(tmp_path, b"a,b\n1,2\n3\0,4\n")
+    assert "not utf-8 text. Found: a NUL character at byte 9. Save it as UTF-8 text." in stray
+    assert "not text. Found: the first bytes of Parquet. Name it .parquet." in refusal(tmp_path, b"PAR1\xff\xfe")
+    assert "the first bytes of a zip archive, as .xlsx is" in refusal(tmp_path, b"PK\x03\x04\xff\xfe")
     assert "Say encoding: utf-8" in refusal(tmp_path, "a,é\n1,2\n".encode(), encoding="ascii")
 
 

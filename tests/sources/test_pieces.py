@@ -80,8 +80,10 @@ def test_only_what_is_needed_is_kept(tmp_path: Path) -> None:
     ("data", "told"),
     [
         (b"", "the file is empty"),
-        (b"a,b\n" + b"1,2\n" * 90 + b"1\n", "do not have 2 cells"),
-        (b"a,b\n" + b"1,2\n" * 90 + b"\xff,2\n", "the file is not utf-8 text. Found: byte 0xff"),
+        (b"a,b\n" + b"1,2\n" * 90 + b"1\n", "1 row does not have 2 cells. Found: line 92 has 1."),
+        (b"a,b\n" + b"1,2\n" * 90 + b"\xff,2\n", "not utf-8 text. Found: byte 0xff. Say encoding: cp1252 or latin-1, or"),
+        (b"a,b\n" + b"1,2\n" * 90 + b"\0,2\n", "the file is not utf-8 text. Found: a NUL character"),
+        (b"PAR1\xff", "the file is not text. Found: the first bytes of Parquet."),
         (gzip.compress("".join(["a,b\n", *(f"{n * 7919},{n * n}\n" for n in range(900))]).encode())[:-900], "cannot be read"),
     ],
 )

@@ -64,9 +64,11 @@ def test_classes_may_be_given() -> None:
 def test_mistakes_in_the_labels_are_told() -> None:
     where = "task 'income', column 'income': "
     assert complaint(["a", "b", "c"]) == where + (
-        "a binary task has two classes. Found: 3 values: 'a', 'b', 'c'. Use multiclass or ordinal."
+        "a binary task has two classes. Found: 3 values in 3 rows: 'a', 'b', 'c'. "
+        "Use multiclass or ordinal, or regression for amounts."
     )
     assert complaint(["a", "a", None]) == where + (
-        "a task with classes needs two of them in the training rows. Found: only 'a'. Leave this task out, or give its classes."
+        "a task with classes needs two of them in the training rows. Found: 'a' in each of 2 rows. "
+        "Leave this task out, or give its classes."
     )
-    assert "Found: no label." in complaint(pa.nulls(3, pa.string()))
+    assert "Found: no label in 0 rows." in complaint(pa.nulls(3, pa.string()))

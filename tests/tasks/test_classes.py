@@ -73,21 +73,22 @@ def test_a_class_that_training_has_not_seen_is_told() -> None:
     with pytest.raises(PolytaskError) as caught:
         task.task.encode(pa.array(["flat", "hous", "hous", "tent", None]), task.codec)
     assert str(caught.value) == (
-        "task 'kind', column 'kind': 3 labels are of a class that the training rows do not have. Found: 'hous', 'tent'. "
-        "Did you mean 'house'? Mend or drop these rows, or give the task all its classes."
+        "task 'kind', column 'kind': 3 labels are not among those of the training rows. Found: 'hous' in row 2, "
+        "'tent' in row 4. Did you mean 'house'? Mend or drop these rows, or give the task all its classes."
     )
 
 
 def test_mistakes_in_the_labels_are_told() -> None:
     where = "task 'kind', column 'kind': "
     assert complaint(["a", "a"]).startswith(
-        where + "a task with classes needs two of them in the training rows. Found: only 'a'."
+        where + "a task with classes needs two of them in the training rows. Found: 'a' in each of 2 rows."
     )
     assert complaint([f"free text {i}" for i in range(10_001)]).startswith(
-        where + "10001 different labels are too many classes."
+        where + "too many classes. Found: 10,001 different labels in 10,001 rows. If they are amounts choose regression"
     )
-    assert complaint([1.0, float("inf")]).startswith(where)
+    assert complaint([f"free text {i}" for i in range(50)]).startswith(where + "no two labels are alike")
+    assert complaint([1.0, float("inf")]).startswith(where + "1 label is infinite. Found: inf in row 2.")
     assert complaint([datetime.datetime(2020, 1, 1), datetime.datetime(2021, 1, 1)]).startswith(where)
-    assert "of a class" in complaint(["a", "c"], classes=("a", "b"))
+    assert "not among those" in complaint(["a", "c"], classes=("a", "b"))
     with pytest.raises(PolytaskError, match="twice"):
         Multiclass("kind", classes=("a", "b", "a"))

@@ -60,12 +60,15 @@ def test_a_count_of_zero_has_a_gradient() -> None:
 
 def test_mistakes_in_the_labels_are_told() -> None:
     found = complaint([3, -2, -1])
-    assert found == "task 'visits', column 'visits': 2 counts are negative. Found: -2 in row 2. Use a regression task."
-    assert "all training labels are equal. Found: 0." in complaint([0, 0])
-    assert "the labels are not numbers. Found: 'many'" in complaint(["1", "many"])
+    assert found == (
+        "task 'visits', column 'visits': 2 counts are negative. Found: -2 in row 2, -1 in row 3. "
+        "Mend them, or use a regression task."
+    )
+    assert "all training labels are equal. Found: 0 in each of 2 rows." in complaint([0, 0])
+    assert "1 label is not a number. Found: 'many' in row 2" in complaint(["1", "many"])
 
 
 def test_a_negative_count_is_found_outside_of_training_too() -> None:
     task = fitted(VISITS)
-    with pytest.raises(PolytaskError, match="1 counts are negative"):
+    with pytest.raises(PolytaskError, match="1 count is negative"):
         task.task.encode(pa.array([1, -1]), task.codec)

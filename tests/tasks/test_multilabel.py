@@ -15,6 +15,7 @@ from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
 from polytask.recipe import Recipe
 from polytask.task import Task
+from polytask.tasks.binary import Binary
 from polytask.tasks.multilabel import Multilabel
 from polytask.testing import check_task
 
@@ -39,6 +40,8 @@ def complaint(labels: Sequence[object], **fields: object) -> str:
         (Multilabel("y", labels=("round", "red", "big")), TAGS),
         (Multilabel("y", columns=("a", "b")), ["1,0", "0,1", None, "1,", ",0", "1,1"]),
         (Multilabel("y", columns=("a",)), ["1", "0", None, "1"]),
+        (Multilabel("y", focal=2.0, class_weights="balanced", threshold="f1"), TAGS),
+        (Multilabel("y", columns=("a", "b"), threshold="balanced_accuracy"), ["1,0", "0,1", None, "1,", ",0", "1,1"]),
     ],
 )
 def test_a_variant_keeps_the_contract(task: Task, labels: list[object]) -> None:
@@ -81,6 +84,50 @@ def test_an_unknown_label_has_no_loss_and_no_gradient() -> None:
     assert losses[1].item() == pytest.approx(alone.item())
 
 
+def test_lists_of_words_are_read() -> None:
+    table = pa.table({"tags": [["red", "round"], None, [], ["red"]]})
+    assert Multilabel("tags").labels_of(table).to_pylist() == ["red,round", None, "", "red"]
+
+
+def test_balanced_rows_with_a_label_weigh_as_much_as_those_without() -> None:
+    task = fitted(TAGS, class_weights="balanced")
+    assert task.codec.class_weights == pytest.approx((4.0, 2 / 3, 1.5)), "of 5 rows 1, 3 and 2 have big, red and round"
+    assert task.codec.start == pytest.approx((0.0, 0.0, 0.0), abs=1e-6), "so the best constant is undecided"
+    target, _ = task.task.encode(pa.array(["big", ""]), task.codec)
+    output = torch.tensor([[1.0, -2.0, 0.5], [1.0, -2.0, 0.5]])
+    peer = functional.binary_cross_entropy_with_logits(
+        output, target.float(), pos_weight=torch.tensor(task.codec.class_weights), reduction="none"
+    )
+    torch.testing.assert_close(task.losses(output, target), peer.mean(1))
+
+
+def test_weights_of_labels_may_be_given() -> None:
+    assert fitted(TAGS, class_weights={"red": 3}).codec.class_weights == (1.0, 3.0, 1.0)
+    assert complaint(TAGS, class_weights={"rd": 3}) == "task 'tags', class_weights: no class 'rd'. Did you mean 'red'?"
+    with pytest.raises(PolytaskError, match="a loss of your own gives one value"):
+        Multilabel("y", class_weights="balanced", loss=lambda output, target: output.sum(1))
+
+
+def test_the_focal_loss_of_one_label_is_that_of_a_binary_task() -> None:
+    output, target = torch.tensor([[0.3], [-1.0], [2.0]]), torch.tensor([1, 1, 0])
+    ours = Multilabel("y", focal=1.5).row_losses(output, target.unsqueeze(1))
+    torch.testing.assert_close(ours, Binary("y", focal=1.5).row_losses(output, target))
+
+
+def test_each_label_gets_the_threshold_that_is_best_for_it() -> None:
+    task = fitted(["a", "b", "a, b", "", None], threshold="f1")
+    assert task.codec.thresholds == (0.5, 0.5)
+    probability = torch.tensor([[0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6], [0.9, 0.1]])
+    target = torch.tensor([[0, 1], [0, 1], [1, 0], [1, 0], [-1, -1]])
+    tuned = task.tuned(torch.logit(probability), target)
+    assert tuned.codec.thresholds == pytest.approx((0.25, 0.75))
+    said = tuned.views(torch.logit(probability[:4]))["label"]
+    assert said.tolist() == target[:4].tolist()
+    unknown = task.tuned(torch.logit(probability[4:]), target[4:])
+    assert unknown.codec.thresholds == (0.5, 0.5), "no row tells"
+    assert fitted(TAGS, threshold=0.2).codec.thresholds == (0.2, 0.2, 0.2)
+
+
 def test_mistakes_are_told() -> None:
     where = "task 'tags', column 'tags': "
     assert complaint(["a", "a", None]).startswith(where + "every label is the same in all training rows")
@@ -89,10 +136,10 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(PolytaskError) as caught:
         task.task.encode(pa.array(["red", "roud, red", "roud"]), task.codec)
     assert str(caught.value) == (
-        "task 'tags', column 'tags': 2 labels are not among those of the training rows. Found: 'roud'. "
-        "Did you mean 'round'? Mend these rows, or give the task all its labels."
+        "task 'tags', column 'tags': 2 labels are not among those of the training rows. Found: 'roud' in row 2. "
+        "Did you mean 'round'? Mend or drop these rows, or give the task all its labels."
     )
-    with pytest.raises(PolytaskError, match="a label of several is 0 or 1"):
+    with pytest.raises(PolytaskError, match=r"1 label is neither 0 nor 1. Found: 2 in row 2"):
         Multilabel("y", columns=("a",)).labels_of(pa.table({"a": [1, 2]}))
     with pytest.raises(PolytaskError, match="columns are the labels already"):
         Multilabel("y", columns=("a",), labels=("b",))

@@ -126,9 +126,11 @@ def test_nothing_overflows() -> None:
 def test_mistakes_are_told() -> None:
     with pytest.raises(PolytaskError) as caught:
         fitted([-1.0, 2.0, 3.0], transform="log1p")
-    assert str(caught.value) == "task 'price', transform: log1p is for labels from 0. Found: -1. Use standardize or auto."
+    assert str(caught.value) == (
+        "task 'price', transform: 1 label is negative. Found: -1 in row 1. log1p is for labels from 0: use standardize or auto."
+    )
     task = fitted([1.0, 2.0, 3.0], transform="log1p")
-    with pytest.raises(PolytaskError, match="1 labels are -1 or less, where log1p ends"):
+    with pytest.raises(PolytaskError, match="1 label is -1 or less, where log1p ends"):
         task.task.encode(pa.array([1.0, -2.0]), task.codec)
 
 

@@ -100,7 +100,7 @@ def test_answers_name_their_levels() -> None:
 
 
 def test_mistakes_are_told() -> None:
-    with pytest.raises(PolytaskError, match=r"task 'y', quantiles: the quantiles do not increase. Found: 0.9, 0.1"):
+    with pytest.raises(PolytaskError, match=r"quantiles: the levels do not increase. Found: 0.9, 0.1"):
         Quantile("y", quantiles=(0.9, 0.1))
     with pytest.raises(PolytaskError, match="less than 1"):
         Quantile("y", quantiles=(0.5, 1.0))

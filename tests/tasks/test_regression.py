@@ -80,10 +80,10 @@ def test_labels_of_any_size_are_standardized(size: float) -> None:
 
 def test_mistakes_in_the_labels_are_told() -> None:
     where = "task 'price', column 'price': "
-    assert complaint(["1", "cheap", None]).startswith(where + "the labels are not numbers. Found: 'cheap'.")
+    assert complaint(["1", "cheap", None]).startswith(where + "1 label is not a number. Found: 'cheap' in row 2.")
     assert "Found: '1_000'" in complaint(["1", "1_000"])
-    assert complaint([1.0, float("inf")]).startswith(where + "1 labels are infinite. Found: row 2.")
-    assert "all training labels are equal. Found: 3." in complaint([3, 3, None])
+    assert complaint([1.0, float("inf")]).startswith(where + "1 label is infinite. Found: inf in row 2.")
+    assert "all training labels are equal. Found: 3 in each of 2 rows." in complaint([3, 3, None])
     dates = [datetime.datetime(2020, 1, 1), datetime.datetime(2021, 1, 1)]
     assert "the labels are not numbers. Found: a column of timestamp[us]." in complaint(dates)
     assert "column 'cost'" in complaint(["x"], column="cost")

@@ -18,7 +18,8 @@ from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
 from polytask.recipe import Recipe
 from polytask.task import Task
-from polytask.tasks.binary import Binary, best_threshold
+from polytask.tasks._classes import best_threshold
+from polytask.tasks.binary import Binary
 from polytask.tasks.multiclass import Multiclass
 from polytask.tasks.ordinal import Ordinal
 from polytask.testing import check_task
@@ -110,7 +111,7 @@ def test_both_are_tuned_on_validation_rows_and_saved(tmp_path: Path) -> None:
     recipe = Recipe(sources=[data], tasks=tasks, trainer={"epochs": 8})
     run = polytask.fit(recipe, tmp_path / "run")
     codec = polytask.load(tmp_path / "run").bundle.tasks["tuned"].codec
-    assert codec.threshold == run.bundle.tasks["tuned"].codec.threshold < 0.5
+    assert codec.thresholds == run.bundle.tasks["tuned"].codec.thresholds < (0.5,)
     assert codec.temperature != 1
     scores = run.evaluate(data)
     assert scores["tuned"].scores["f1"].value > scores["plain"].scores["f1"].value + 0.02

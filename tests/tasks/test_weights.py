@@ -88,7 +88,7 @@ def test_what_is_tuned_is_that_of_repeated_rows(task: Task) -> None:
     times = torch.tensor(TIMES[::-1])
     weighted = fitted.tuned(output, target, times.double()).codec
     repeated = fitted.tuned(output.repeat_interleave(times, 0), target.repeat_interleave(times, 0)).codec
-    assert weighted.threshold == pytest.approx(repeated.threshold)
+    assert weighted.thresholds == pytest.approx(repeated.thresholds)
     assert weighted.temperature == pytest.approx(repeated.temperature, rel=1e-4)
     assert weighted.residuals == pytest.approx(repeated.residuals)
     assert weighted != fitted.tuned(output, target).codec
@@ -153,7 +153,7 @@ def recipe_of_file(frame: pd.DataFrame, folder: Path) -> Recipe:
     return Recipe(
         sources=[str(folder / "days.csv")],
         tasks=TASKS[:2],
-        trainer={"epochs": 3, "batch_size": 64},
+        trainer={"epochs": 3, "batch_size": 64, "best": "mean"},
         encoder={"kind": "table", "width": 8},
     )
 
@@ -185,5 +185,5 @@ def test_mistakes_are_told() -> None:
     with pytest.raises(PolytaskError) as caught:
         polytask.fit(recipe(frame, [Regression("heat", weight_column="hours")]))
     assert str(caught.value) == (
-        "task 'heat', weight_column 'hours': a row cannot weigh less than nothing. Found: -2 in row 4. Give weights from 0."
+        "task 'heat', weight_column 'hours': 1 weight is negative. Found: -2 in row 4 of frame. Give weights from 0."
     )

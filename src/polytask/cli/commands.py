@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import textwrap
+import warnings
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -219,12 +220,14 @@ def compare(
 
     from polytask.cli.progress import CompareProgress
     from polytask.experiment import load
+    from polytask.run_folder import check_writable
 
-    trained = load(run)
+    trained, place = load(run), Path(run).expanduser() / "compare.json"
+    check_writable(place.parent)
     with CompareProgress(Console()) as progress:
         comparison = trained.compare(seeds, on_fit=progress)
     typer.echo(comparison)
-    _put_beside(comparison.to_dict(), Path(run) / "compare.json")
+    _put_beside(comparison.to_dict(), place)
 
 
 @app.command("list", epilog=_examples("polytask list", "polytask list balancers"))
@@ -292,6 +295,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # a file gets UTF-8 on every system, as a recipe must be
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="backslashreplace")
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"  # the line of our code says nothing to its user
     try:
         app()
     finally:
@@ -373,10 +377,13 @@ def _cross_validated(recipe: Recipe, folds: int, out: str | None = None, told: S
 
 def _put_beside(found: dict[str, Any], place: Path) -> None:
     """Put what was found, and has been printed, into the folder of a run."""
+    from polytask.run_folder import write_whole
+
     try:
-        place.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_whole(place, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise PolytaskError(f"cannot be written: {error.strerror}", where=str(place)) from None
+        mend = "Make room or mend the place; what was there is unchanged."
+        raise PolytaskError("cannot be written", where=str(place), found=error.strerror or str(error), mend=mend) from None
     typer.echo(f"\nsaved in {place}")
 
 

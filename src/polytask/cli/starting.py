@@ -67,10 +67,10 @@ def start(words: Words, read_all: bool = False) -> Start:
     }
     # Changes come first: they may say how a file is to be read.
     fields = changed(fields, words.changes())
-    unknown = [task for task in fields["tasks"] if "kind" not in task]
+    unknown = [task for task in _items(fields["tasks"]) if isinstance(task, dict) and "kind" not in task]
     tables = {
         source.label: source.read()
-        for source in map(Source.coerce, fields["sources"])
+        for source in map(Source.coerce, _items(fields["sources"]))
         if read_all or any(task.get("source") in (None, source.label) for task in unknown)
     }
     guesses: dict[str, str] = {}
@@ -153,6 +153,11 @@ def _check_options(options: Mapping[str, Any], sources: Sequence[Source]) -> Non
         if not any(name in type(source).model_fields for source in sources):
             kinds = listed(sorted({source.kind for source in sources}))
             raise PolytaskError(f"it does not go with {kinds} files", where=flag(name), mend="Leave it out.")
+
+
+def _items(value: object) -> list[Any]:
+    """The tasks or sources in plain values; none where ``--set`` made something else of them, which the recipe then refuses."""
+    return value if isinstance(value, list) else []
 
 
 def _absolute(file: str) -> str:

@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Self
 
-from polytask.errors import PolytaskError, no_such_file
+from polytask.errors import PolytaskError, no_such_file, one_line
 from polytask.source import HELD_OUT, Source
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -59,7 +59,9 @@ def read_bytes(path: Path) -> bytes:
     try:
         return gzip.decompress(data)
     except (OSError, EOFError, zlib.error) as error:
-        raise PolytaskError(f"the gzip data are broken: {error}", where=str(path), mend="Fetch the file again.") from error
+        raise PolytaskError(
+            "the gzip data are broken", where=str(path), found=one_line(error), mend="Fetch the file again."
+        ) from error
 
 
 def _raw_bytes(path: Path) -> bytes:

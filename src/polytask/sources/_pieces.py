@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import io
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 
-from polytask.errors import PolytaskError
+from polytask.errors import PolytaskError, counted, one_line, shown
 from polytask.sources import _text
 from polytask.sources._file import GZIP_MAGIC
 
@@ -39,20 +39,29 @@ def text_pieces(path: Path, encoding: str) -> Iterator[bytes]:
             rest = ""
             with io.TextIOWrapper(file, encoding=encoding, newline="") as reader:
                 while text := reader.read(PIECE_CHARACTERS):
+                    if "\0" in text:
+                        raise _text.not_text(_start(found), text.encode(), encoding, "a NUL character", str(path))
                     rest += text.removeprefix("\ufeff")
                     cut = _last_row_end(rest)
                     if cut:
                         yield rest[:cut].encode()
                         rest = rest[cut:]
             if rest.strip():
-                yield f"{rest}\n".encode()  # Arrow finds no columns in a single row without a line end
+                yield rest.encode()
     except UnicodeDecodeError as error:
-        found_bytes = f"byte {error.object[error.start]:#04x}"
-        raise PolytaskError(
-            f"the file is not {encoding} text", where=str(path), found=found_bytes, mend="Say its encoding."
-        ) from None
+        reason = f"byte {error.object[error.start]:#04x}"
+        raise _text.not_text(_start(found), error.object, encoding, reason, str(path)) from None
+    except UnicodeError as error:  # no byte-order mark
+        raise _text.not_text(_start(found), _start(found), encoding, one_line(error), str(path)) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise PolytaskError(f"cannot be read: {error}", where=str(path), mend="Give a file that can be read.") from None
+        raise PolytaskError(
+            "cannot be read", where=str(path), found=one_line(error), mend="Give a file that can be read."
+        ) from None
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
 
 
 def _last_row_end(text: str) -> int:
@@ -64,6 +73,11 @@ def _last_row_end(text: str) -> int:
         is_open = (is_open + text.count('"', before, cut)) % 2
         cut = before
     return cut
+
+
+def chosen_columns(names: Sequence[str], needed: Collection[str]) -> list[str]:
+    """The columns to read: all of them where one is lacking, so that a message can name what is there instead."""
+    return [name for name in names if name in needed] if set(needed) <= set(names) and needed else list(names)
 
 
 class Columns:
@@ -116,12 +130,15 @@ def cell_pieces(pieces: Iterable[bytes], *, delimiter: str, header: bool, where:
         PolytaskError: As ``read_cells``.
     """
     names: list[str] = []
+    n_before = 0
     for piece in pieces:
+        n_lines, n_before = n_before, n_before + piece.count(b"\n")
         if names and not piece.strip():
             continue
-        table = _text.read_cells(piece, delimiter=delimiter, header=header and not names, where=where)
+        table = _text.read_cells(piece, delimiter=delimiter, header=header and not names, where=where, n_before=n_lines)
         if names and table.num_columns != len(names):
-            found = f"a row of {table.num_columns}: {', '.join(str(column[0]) for column in table.columns)[:60]}"
-            raise PolytaskError(f"rows do not have {len(names)} cells", where=where, found=found, mend="Mend those rows.")
+            found = f"{shown(', '.join(str(column[0]) for column in table.columns))}, with {table.num_columns}"
+            what = f"rows do not have {counted(len(names), 'cell')}"
+            raise PolytaskError(what, where=where, found=found, mend="Mend those rows.")
         names = names or table.column_names
         yield table.rename_columns(names)

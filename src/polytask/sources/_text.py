@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -13,14 +14,23 @@ import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 from pydantic import AfterValidator
 
-from polytask.errors import PolytaskError, listed
+from polytask.errors import PolytaskError, counted, listed, one_line
 
 DELIMITERS = (",", ";", "\t", "|")
 SNIFFED_BYTES = 1 << 16
 BLOCK_BYTES = 1 << 24
 FIRST_CELLS = 100
-BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-LIKELY_ENCODINGS = ("utf-8", "gbk", "cp1252", "latin-1")
+LIKELY_ENCODINGS = ("utf-8", "utf-16", "utf-16-le", "utf-16-be", "gbk", "cp1252", "latin-1")
+# Of a wrong encoding: characters that no table holds.
+CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffe]")
+SIGNATURES = {
+    b"PAR1": "Parquet",
+    b"PK\x03\x04": "a zip archive, as .xlsx is",
+    b"\xd0\xcf\x11\xe0": "an old Excel or Word file",
+    b"SQLite format 3": "a SQLite database",
+    b"\x89HDF": "HDF5",
+    b"%PDF": "a PDF",
+}
 
 # In the numbers a column is read as: text that a number would not give back (codes such as 00501, 0x1F), and whole numbers
 # with more digits than a float64 holds.
@@ -66,17 +76,24 @@ def to_utf8(data: bytes, encoding: str, where: str) -> bytes:
     """
     try:
         text = data.decode(encoding)
-        wrong = "\0" in text
-        reason = f"a NUL character at byte {data.find(0)}" if wrong else ""
     except UnicodeDecodeError as error:
-        wrong, reason = True, f"byte {data[error.start]:#04x} at position {error.start}"
-    if not wrong:
-        utf8 = data if encoding.lower() in ("utf-8", "utf8") else text.encode()
-        return utf8.removeprefix(b"\xef\xbb\xbf")
-    mark = BYTE_ORDER_MARKS.get(data[:2]) or ("utf-16" if b"\0" in data[:SNIFFED_BYTES] else None)
-    options = [mark] if mark else [other for other in LIKELY_ENCODINGS if other != encoding and _decodes(data, other)]
-    mend = f"Say encoding: {' or '.join(options)}." if options else "Save the file as UTF-8."
-    raise PolytaskError(f"the file is not {encoding} text", where=where, found=reason, mend=mend)
+        reason = f"byte {data[error.start]:#04x} at position {error.start}"
+        raise not_text(data, data, encoding, reason, where) from None
+    if "\0" in text:
+        raise not_text(data, data, encoding, f"a NUL character at byte {data.find(0)}", where)
+    utf8 = data if encoding.lower() in ("utf-8", "utf8") else text.encode()
+    return utf8.removeprefix(b"\xef\xbb\xbf")
+
+
+def not_text(start: bytes, sample: bytes, encoding: str, reason: str, where: str) -> PolytaskError:
+    """The error for a file that is not text in an encoding, by its first bytes and by a sample that holds the wrong ones."""
+    kind = next((name for mark, name in SIGNATURES.items() if start.startswith(mark)), None)
+    if kind is not None:
+        mend = "Name it .parquet." if kind == "Parquet" else "Save the table in it as CSV or Parquet."
+        return PolytaskError("the file is not text", where=where, found=f"the first bytes of {kind}", mend=mend)
+    options = [other for other in LIKELY_ENCODINGS if other != encoding and _reads(sample, other)]
+    mend = f"Say encoding: {' or '.join(options)}, or save it as UTF-8." if options else "Save it as UTF-8 text."
+    return PolytaskError(f"the file is not {encoding} text", where=where, found=reason, mend=mend)
 
 
 def without_comments(data: bytes, comment: str) -> bytes:
@@ -116,10 +133,11 @@ def first_row(data: bytes, delimiter: str) -> list[str]:
     return [cell.strip() for cell in next((row for row in rows if row), [])]
 
 
-def read_cells(data: bytes, *, delimiter: str, header: bool, where: str) -> pa.Table:
+def read_cells(data: bytes, *, delimiter: str, header: bool, where: str, n_before: int = 0) -> pa.Table:
     """The cells as text; columns without a name in the header, or without a header, are column_1, column_2, ...
 
     Blank lines are skipped, blanks between a delimiter and a quote too; a quoted cell may hold delimiters and line ends.
+    Messages count lines from those that were read before.
 
     Raises:
         PolytaskError: The text is empty or only a header, names occur twice, rows are ragged, or a quote never closes.
@@ -127,7 +145,7 @@ def read_cells(data: bytes, *, delimiter: str, header: bool, where: str) -> pa.T
     if not data.strip():
         raise PolytaskError("the file is empty", where=where, mend="Give a file with a header and rows.")
     data = _quotes_at_cell_starts(data, delimiter)
-    _refuse_open_quote(data, delimiter, where)
+    _refuse_open_quote(data, delimiter, where, n_before)
     ragged: list[arrow_csv.InvalidRow] = []
 
     def note(row: arrow_csv.InvalidRow) -> str:
@@ -136,19 +154,19 @@ def read_cells(data: bytes, *, delimiter: str, header: bool, where: str) -> pa.T
 
     try:
         table = arrow_csv.read_csv(
-            io.BytesIO(data),
+            io.BytesIO(data if data.endswith(b"\n") else data + b"\n"),  # without, Arrow finds no columns in a single row
             arrow_csv.ReadOptions(block_size=BLOCK_BYTES, autogenerate_column_names=not header),
             arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data, invalid_row_handler=note),
             arrow_csv.ConvertOptions(default_column_type=pa.string()),
         )
     except pa.ArrowInvalid as error:
         mend = "Look for a row that is much longer than the others."
-        raise PolytaskError(f"the text cannot be cut into rows: {error}", where=where, mend=mend) from error
+        raise PolytaskError("the text cannot be cut into rows", where=where, found=one_line(error), mend=mend) from error
     if ragged:
-        raise _ragged_rows(data, delimiter, ragged[0].expected_columns, where)
+        raise _ragged_rows(data, delimiter, ragged[0].expected_columns, where, n_before)
     names = column_names(table.column_names if header else [""] * table.num_columns, where)
     if not table.num_rows:
-        raise PolytaskError("the file has a header but no rows", where=where, mend="If it has no header, say header: false.")
+        raise PolytaskError("the file has a header but no rows", where=where, mend="Without a header say so: --no-header.")
     return table.rename_columns(names)
 
 
@@ -256,12 +274,13 @@ def _cast(text: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | None:
         return None
 
 
-def _decodes(data: bytes, encoding: str) -> bool:
+def _reads(sample: bytes, encoding: str) -> bool:
+    """Whether bytes, which may end within a character, are lines of text in an encoding."""
     try:
-        data.decode(encoding)
-    except UnicodeDecodeError:
+        text = codecs.getincrementaldecoder(encoding)().decode(sample)
+    except UnicodeError:
         return False
-    return True
+    return CONTROLS.search(text) is None and ("\n" in text or not encoding.startswith("utf-16"))
 
 
 def _quotes_at_cell_starts(data: bytes, delimiter: str) -> bytes:
@@ -281,27 +300,29 @@ def column_names(given: Sequence[str], where: str) -> list[str]:
     names = [name.strip() or f"column_{position}" for position, name in enumerate(given, start=1)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        mend = "Rename them in the file, or give names; if the file has no header, say header: false."
-        raise PolytaskError(f"{len(twice)} column names occur more than once: {listed(twice)}", where=where, mend=mend)
+        mend = "Rename them in the file, or give names; without a header say so: --no-header."
+        what = f"{counted(len(twice), 'column name')} more than once: {listed(map(repr, twice))}"
+        raise PolytaskError(what, where=where, mend=mend)
     return names
 
 
-def _ragged_rows(data: bytes, delimiter: str, expected: int, where: str) -> PolytaskError:
+def _ragged_rows(data: bytes, delimiter: str, expected: int, where: str, n_before: int) -> PolytaskError:
     """Which lines have too few or too many cells: Arrow counts rows, people count lines."""
     wrong = [(line, cells) for line, cells in _lines_and_widths(data, delimiter) if cells not in (0, expected)]
-    found = listed(f"line {line} has {cells}" for line, cells in wrong)
+    found = listed(f"line {n_before + line} has {cells}" for line, cells in wrong)
     mend = "Mend those lines; a cell that holds the delimiter needs quotes; lines of comments need the option comment."
-    return PolytaskError(f"{len(wrong)} rows do not have {expected} cells", where=where, found=found, mend=mend)
+    what = f"{counted(len(wrong), 'row')} {'does' if len(wrong) == 1 else 'do'} not have {counted(expected, 'cell')}"
+    return PolytaskError(what, where=where, found=found, mend=mend)
 
 
-def _refuse_open_quote(data: bytes, delimiter: str, where: str) -> None:
+def _refuse_open_quote(data: bytes, delimiter: str, where: str, n_before: int) -> None:
     """A quote that never closes would swallow the rest of the file without a word."""
     if data.count(b'"') % 2 == 0:
         return
     begins = max(line for line, _ in _lines_and_widths(data, delimiter))
     last_row = b"\n".join(data.split(b"\n")[begins - 1 :])
     if b"\n" in last_row.rstrip() and last_row.count(b'"') % 2:
-        what = f"line {begins} opens a quote that never closes"
+        what = f"line {n_before + begins} opens a quote that never closes"
         raise PolytaskError(what, where=where, mend='Close it; within a quoted cell a quote is doubled: "".')
 
 

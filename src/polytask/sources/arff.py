@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from polytask.errors import PolytaskError, listed
+from polytask.errors import CellsError, PolytaskError, are, listed, shown
 from polytask.sources import _text
 from polytask.sources._file import FileSource, read_bytes
 
@@ -68,17 +68,24 @@ def _header_and_rows(text: str, where: str) -> tuple[list[Attribute], str]:
     """The attributes, and the rows below as many blank lines as the header has, so that line numbers stay."""
     start = re.search(r"^\s*@data\b.*$", text, re.IGNORECASE | re.MULTILINE)
     if start is None:
-        raise PolytaskError("no @data section: not an ARFF file", where=where, mend="Give the kind: csv, say.")
+        raise PolytaskError(
+            "no @data section: not an ARFF file", where=where, mend="If it is another format, name it so: .csv."
+        )
     header, rows = text[: start.start()], text[start.end() :]
     attributes = []
     for line in header.splitlines():
         found = ATTRIBUTE.match(line.strip())
         if found is not None:
             attributes.append(_attribute(_unquoted(found[1]), found[2].strip(), where))
+        elif line.strip().lower().startswith("@attribute"):
+            mend = "Write @attribute name type, as in @attribute area numeric."
+            raise PolytaskError("an attribute without a type", where=where, found=shown(line.strip()), mend=mend)
     names = [attribute.name for attribute in attributes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise PolytaskError(f"attributes declared more than once: {listed(twice)}", where=where, mend="Give each its own name.")
+    if not rows.strip():
+        raise PolytaskError("there are no rows below @data", where=where, mend="Fetch the file again if it was cut short.")
     if rows.lstrip().startswith("{"):
         mend = "Save it as dense ARFF (Weka: the filter SparseToNonSparse) or as CSV."
         raise PolytaskError("the rows are sparse, which is not supported", where=where, mend=mend)
@@ -105,16 +112,16 @@ def _column(attribute: Attribute, text: pa.ChunkedArray, where: str) -> pa.Chunk
     if attribute.kind in NUMERIC:
         numbers = _text.as_numbers(cells)
         if numbers is None:
-            found = listed(dict.fromkeys(cell for cell in cells.to_pylist() if cell is not None and not _is_number(cell)))
-            what = f"attribute {attribute.name!r} is {attribute.kind}, and cells hold something else"
-            raise PolytaskError(what, where=where, found=found, mend="Mend those cells, or declare it nominal.")
+            wrong = {row: cell for row, cell in enumerate(cells.to_pylist()) if cell is not None and not _is_number(cell)}
+            what = f"attribute {attribute.name!r} is {attribute.kind}, and {are(len(wrong), 'cell')} not"
+            raise CellsError(what, cells=wrong, where=where, mend="Mend them, or declare it nominal.")
         return numbers
     if attribute.levels:
-        unknown = cells.filter(pc.invert(pc.is_in(cells, pa.array(attribute.levels)))).drop_null()
-        if len(unknown):
-            what = f"attribute {attribute.name!r} holds {len(unknown)} cells that are none of its declared levels"
-            found = listed(unknown.unique().to_pylist())
-            raise PolytaskError(what, where=where, found=found, mend=f"Declared: {listed(attribute.levels)}.")
+        known = {*attribute.levels, None}
+        unknown = {row: cell for row, cell in enumerate(cells.to_pylist()) if cell not in known}
+        if unknown:
+            what = f"attribute {attribute.name!r} has other levels, and {are(len(unknown), 'cell')} none of them"
+            raise CellsError(what, cells=unknown, where=where, mend=f"Declared: {listed(attribute.levels)}.")
     return cells
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from polytask.errors import PolytaskError, listed
 from polytask.sources import _text
 from polytask.sources._file import FileSource, read_bytes
-from polytask.sources._pieces import Columns, cell_pieces, text_pieces
+from polytask.sources._pieces import Columns, cell_pieces, chosen_columns, text_pieces
 
 
 class CSV(FileSource):
@@ -96,8 +96,7 @@ class CSV(FileSource):
         def cells() -> Iterator[pa.Table]:
             for table in cell_pieces(other._text_pieces(), delimiter=delimiter, header=other.header, where=where):
                 renamed = other._renamed(table)
-                wanted = [name for name in renamed.column_names if name in needed]
-                yield renamed.select(wanted) if wanted else renamed
+                yield renamed.select(chosen_columns(renamed.column_names, needed))
 
         columns = Columns(self.missing, self.strip, self.decimal, self.date_order)
         for piece in cells():

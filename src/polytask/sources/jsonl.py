@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 from pyarrow import json as arrow_json
 
-from polytask.errors import PolytaskError, listed
+from polytask.errors import PolytaskError, one_line, shown
 from polytask.source import plain_table
 from polytask.sources import _text
 from polytask.sources._file import FileSource, read_bytes
@@ -22,15 +22,15 @@ class JSONL(FileSource):
     r"""A file of JSON lines (NDJSON): a row is an object on a line of its own, its keys are the columns.
 
     Values keep their JSON types, and text in ISO 8601 becomes a timestamp. A key that a row lacks is a missing cell, as null
-    and NaN are. An object within a row becomes a column per key: {"site": {"area": 80}} is the column "site.area". Gzip is
-    unpacked, blank lines are skipped.
+    and NaN are. An object within a row becomes a column per key: {"site": {"area": 80}} is the column "site.area". A list stays
+    one, which no input can be. Gzip is unpacked, blank lines are skipped.
 
     Attributes:
         encoding: The text's encoding.
 
     Raises:
-        PolytaskError: The file is not there, is empty or not in that encoding, a line is no JSON object, a column mixes types
-            or holds lists.
+        PolytaskError: The file is not there, is empty or not in that encoding, a line is no JSON object, or a column mixes
+            types.
 
     Example:
         >>> import tempfile
@@ -43,7 +43,7 @@ class JSONL(FileSource):
 
     encoding: _text.Encoding = "utf-8"
 
-    suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson")
+    suffixes: ClassVar[tuple[str, ...]] = (".jsonl", ".ndjson", ".json")
 
     def read(self) -> pa.Table:
         """The file as a table of plain types."""
@@ -57,12 +57,6 @@ class JSONL(FileSource):
             raise _explained(data, where, error) from None
         while any(pa.types.is_struct(column.type) for column in table.columns):
             table = table.flatten()
-        lists = [
-            name for name, column in zip(table.column_names, table.columns, strict=True) if pa.types.is_nested(column.type)
-        ]
-        if lists:
-            mend = "Write a list as a key per value, or leave the column out."
-            raise PolytaskError(f"columns hold lists: {listed(map(repr, lists))}", where=where, mend=mend)
         if not table.num_columns:
             raise PolytaskError("the objects have no keys", where=where, mend="Write each row as a line {name: value, ...}.")
         try:
@@ -81,16 +75,16 @@ def _explained(data: bytes, where: str, error: pa.ArrowInvalid) -> PolytaskError
             row = json.loads(line)
         except ValueError:
             mend = "Write one JSON object a line, without commas or line breaks between or within them."
-            return PolytaskError(f"line {number} is not JSON", where=where, found=_shortened(line), mend=mend)
+            return PolytaskError(f"line {number} is not JSON", where=where, found=shown(line), mend=mend)
         if not isinstance(row, dict):
             mend = 'Write each row as an object a line: {"area": 80, "price": 1.5}.'
-            return PolytaskError(f"line {number} is not a JSON object", where=where, found=_shortened(line), mend=mend)
+            return PolytaskError(f"line {number} is not a JSON object", where=where, found=shown(line), mend=mend)
         for name, kind in _cells(row):
             known, line_of_it = first.setdefault(name, (kind, number))
             if known != kind:
                 found = f"{known} in line {line_of_it}, {kind} in line {number}"
                 return PolytaskError(f"column {name!r} mixes types", where=where, found=found, mend="Give it one type.")
-    return PolytaskError(f"cannot be read: {' '.join(str(error).split())}", where=where, mend="Give each key once a line.")
+    return PolytaskError("cannot be read", where=where, found=one_line(error), mend="Give each key once a line.")
 
 
 def _cells(row: dict[str, Any], inside: str = "") -> Iterator[tuple[str, str]]:
@@ -100,7 +94,3 @@ def _cells(row: dict[str, Any], inside: str = "") -> Iterator[tuple[str, str]]:
             yield inside + key, KINDS[type(value)]
         if isinstance(value, dict):
             yield from _cells(value, f"{inside}{key}.")
-
-
-def _shortened(line: str) -> str:
-    return line if len(line) <= 60 else f"{line[:57]}..."

@@ -9,9 +9,10 @@ from typing import ClassVar
 import pyarrow as pa
 import pyarrow.parquet
 
-from polytask.errors import PolytaskError
+from polytask.errors import PolytaskError, one_line
 from polytask.source import PIECE_ROWS, plain_table
 from polytask.sources._file import FileSource, read_bytes
+from polytask.sources._pieces import chosen_columns
 
 
 class Parquet(FileSource):
@@ -33,9 +34,8 @@ class Parquet(FileSource):
         try:
             table = pyarrow.parquet.ParquetFile(pa.BufferReader(data)).read()
         except pa.ArrowException as error:
-            raise PolytaskError(
-                f"not a Parquet file: {error}", where=str(self.path), mend="Give the kind: csv, say."
-            ) from error
+            mend = "Fetch it again if it was cut short; if it is another format, name it so: .csv, .jsonl, .arff."
+            raise PolytaskError("not a whole Parquet file", where=str(self.path), found=one_line(error), mend=mend) from error
         try:
             return plain_table(table)
         except PolytaskError as error:
@@ -50,6 +50,6 @@ class Parquet(FileSource):
             yield self.read_other(datum, needed)  # it is gzipped, or this says what is wrong
             return
         with file:
-            wanted = [name for name in file.schema_arrow.names if name in needed] or None
+            wanted = chosen_columns(file.schema_arrow.names, needed)
             for batch in file.iter_batches(batch_size=PIECE_ROWS, columns=wanted):
                 yield plain_table(pa.Table.from_batches([batch]))

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
 
-from polytask.errors import PolytaskError
-from polytask.task import Codec, Task, numbers
+from polytask.errors import PolytaskError, counted
+from polytask.task import Codec, Task, numbers, refuse
 
 Transform = Literal["standardize", "log1p", "quantile"]
 Floats = NDArray[np.float64]
@@ -42,17 +42,19 @@ class NumberTask(Task, abstract=True):
 
     transform: Literal["standardize", "log1p", "quantile", "auto"] = "standardize"
 
+    def check_labels(self, column: pa.Array) -> None:
+        self._values(column)
+
     def fit_target(self, column: pa.Array) -> Codec:
         values = self._values(column)
         if not len(values):
             return self._codec()
         if values.min() == values.max():
-            mend = "A constant needs no network: leave this task out."
-            raise PolytaskError("all training labels are equal", where=f"task {self.name!r}", found=f"{values[0]:g}", mend=mend)
+            raise all_equal(values, self.place)
         transform = chosen_transform(values) if self.transform == "auto" else self.transform
         if transform == "log1p" and values.min() < 0:
-            where, found = f"task {self.name!r}, transform", f"{values.min():g}"
-            raise PolytaskError("log1p is for labels from 0", where=where, found=found, mend="Use standardize or auto.")
+            where, mend = f"task {self.name!r}, transform", "log1p is for labels from 0: use standardize or auto."
+            refuse(values < 0, values, "label", "negative", where, mend)
         codec = self._codec(transform=transform, knots=_knots(values) if transform == "quantile" else ())
         center, scale = _center_and_scale(_forward(values, codec))
         mean = None if transform == "standardize" else float(values.mean())
@@ -68,11 +70,9 @@ class NumberTask(Task, abstract=True):
 
     def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
         values = self._values(column)
-        low = np.flatnonzero(values <= (-1 if codec.transform == "log1p" else -np.inf))
-        if len(low):
-            where, found = f"task {self.name!r}, column {self.label_column!r}", f"{values[low[0]]:g} in row {low[0] + 1}"
+        if codec.transform == "log1p":
             mend = "Set the task's transform to standardize, or mend these labels."
-            raise PolytaskError(f"{len(low)} labels are -1 or less, where log1p ends", where=where, found=found, mend=mend)
+            refuse(values <= -1, values, "label", "-1 or less, where log1p ends", self.place, mend)
         target = (_forward(values, codec) - codec.center) / codec.scale
         return torch.from_numpy(np.nan_to_num(target).astype(np.float32)), torch.from_numpy(~np.isnan(values))
 
@@ -80,7 +80,13 @@ class NumberTask(Task, abstract=True):
         return in_units(target, codec)
 
     def _values(self, column: pa.Array) -> Floats:
-        return numbers(column, f"task {self.name!r}, column {self.label_column!r}")
+        return numbers(column, self.place)
+
+
+def all_equal(values: Floats, where: str) -> PolytaskError:
+    """The error for training labels that are all the same number."""
+    found, mend = f"{values[0]:g} in each of {counted(len(values), 'row')}", "A constant needs no network: leave this task out."
+    return PolytaskError("all training labels are equal", where=where, found=found, mend=mend)
 
 
 def in_units(scaled: Tensor, codec: Codec) -> Tensor:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar
 
 import pyarrow as pa
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from polytask.errors import PolytaskError, listed
 from polytask.scorer import Scorer
 from polytask.task import Codec
-from polytask.tasks._classes import ClassTask, ClassValue, calibrated, frequencies
+from polytask.tasks._classes import (
+    ClassTask,
+    ClassValue,
+    Threshold,
+    best_threshold,
+    binary_losses,
+    calibrated,
+    frequencies,
+    merged_logits,
+)
 from polytask.tasks._metrics import binary_scorers
-
-Goal = Literal["f1", "balanced_accuracy"]
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Binary(ClassTask):
@@ -39,17 +44,18 @@ class Binary(ClassTask):
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "roc_auc", "average_precision", "log_loss")
 
     focal: float = Field(default=0.0, ge=0)
-    threshold: Goal | Share = 0.5
+    threshold: Threshold = 0.5
 
     def fit_target(self, column: pa.Array) -> Codec:
         codec = super().fit_target(column)
-        return codec if isinstance(self.threshold, str) else codec.model_copy(update={"threshold": self.threshold})
+        return codec if isinstance(self.threshold, str) else codec.model_copy(update={"thresholds": (self.threshold,)})
 
-    def check_classes(self, classes: tuple[ClassValue, ...], where: str) -> None:
-        super().check_classes(classes, where)
+    def check_classes(self, classes: tuple[ClassValue, ...], rows: str) -> None:
+        super().check_classes(classes, rows)
         if len(classes) > 2:
-            found = f"{len(classes)} values: {listed(map(repr, classes))}"
-            raise PolytaskError("a binary task has two classes", where=where, found=found, mend="Use multiclass or ordinal.")
+            found = f"{len(classes)} values in {rows}: {listed(map(repr, classes), limit=5)}"
+            mend = "Use multiclass or ordinal, or regression for amounts."
+            raise PolytaskError("a binary task has two classes", where=self.place, found=found, mend=mend)
 
     def width(self, n_classes: int) -> int:
         return 1
@@ -62,20 +68,17 @@ class Binary(ClassTask):
         return self.focal > 0 or callable(self.loss)
 
     def row_losses(self, output: Float[Tensor, "B width"], target: Tensor) -> Float[Tensor, " B"]:
-        towards = output[:, 0] * (2 * target - 1)
-        losses = functional.softplus(-towards)
-        # As an exponential: the power's own derivative is infinite at 0 for a gamma below 1.
-        return losses if self.focal == 0 else losses * (self.focal * functional.logsigmoid(-towards)).exp()
+        return binary_losses(output[:, 0], target, self.focal)
 
     def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
         return torch.sigmoid(output[:, 0])
 
     def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"]:
-        return functional.logsigmoid(outputs).logsumexp(1) - functional.logsigmoid(-outputs).logsumexp(1)
+        return merged_logits(outputs)
 
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         probability = calibrated(estimate, codec.temperature)
-        return {"probability": probability, "label": (probability > codec.threshold).long()}
+        return {"probability": probability, "label": (probability > codec.thresholds[0]).long()}
 
     @property
     def tunes(self) -> bool:
@@ -86,40 +89,7 @@ class Binary(ClassTask):
         if not isinstance(self.threshold, str):
             return codec
         probability = calibrated(estimate, codec.temperature)
-        return codec.model_copy(update={"threshold": best_threshold(probability, target, weights, self.threshold)})
+        return codec.model_copy(update={"thresholds": (best_threshold(probability, target, weights, self.threshold),)})
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         return binary_scorers()
-
-
-def best_threshold(probability: Tensor, target: Tensor, weights: Tensor, goal: Goal) -> float:
-    """The probability above which to say yes, half-way between two of the rows': the one nearest to 1/2 of the best.
-
-    Where all rows are of one class it is 1/2.
-
-    Args:
-        probability: Of the second class, ``[n]``.
-        target: Class codes, ``[n]``.
-        weights: How much each row counts, ``[n]``.
-        goal: What is highest there.
-
-    Example:
-        >>> best_threshold(torch.tensor([0.1, 0.2, 0.3, 0.4]), torch.tensor([0, 0, 1, 1]), torch.ones(4), "f1")
-        0.25
-    """
-    values, order = probability.double().sort(descending=True)
-    each = weights[order].double()
-    truth = target[order] * each
-    if target.min() == target.max():
-        return 0.5
-    found, called = truth.cumsum(0), each.cumsum(0)  # yes to the first, to the first two, ...
-    positive = truth.sum()
-    if goal == "f1":
-        score = 2 * found / (called + positive)
-    else:
-        score = (found / positive + 1 - (called - found) / (each.sum() - positive)) / 2
-    below = torch.cat([values[1:], values.new_zeros(1)])
-    score[values == below] = -1  # rows of one probability cannot be told apart
-    thresholds = (values + below) / 2
-    best = thresholds[score >= score.max() - 1e-12]
-    return float(best[(best - 0.5).abs().argmin()])

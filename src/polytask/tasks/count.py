@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from polytask.errors import PolytaskError
 from polytask.scorer import Scorer
-from polytask.task import Codec, Task, numbers
+from polytask.task import Codec, Task, numbers, refuse
 from polytask.tasks._metrics import count_scorers
+from polytask.tasks._numbers import all_equal
 
 MAX_LOG_RATE = 20.0
 
@@ -36,13 +36,15 @@ class Count(Task):
     paper: ClassVar[str] = "McCullagh and Nelder 1989, Generalized Linear Models, section 2.3"
     default_metrics: ClassVar[tuple[str, ...]] = ("r2", "poisson_deviance", "mae")
 
+    def check_labels(self, column: pa.Array) -> None:
+        self._counts(column)
+
     def fit_target(self, column: pa.Array) -> Codec:
         values = self._counts(column)
         if not len(values):
             return Codec()
         if values.min() == values.max():
-            mend = "A constant needs no network: leave this task out."
-            raise PolytaskError("all training labels are equal", where=f"task {self.name!r}", found=f"{values[0]:g}", mend=mend)
+            raise all_equal(values, self.place)
         return Codec(scale=float(values.mean()))
 
     def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
@@ -75,10 +77,6 @@ class Count(Task):
         return count_scorers()
 
     def _counts(self, column: pa.Array) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        where = f"task {self.name!r}, column {self.label_column!r}"
-        values = numbers(column, where)
-        negative = np.flatnonzero(values < 0)
-        if len(negative):
-            found = f"{values[negative[0]]:g} in row {negative[0] + 1}"
-            raise PolytaskError(f"{len(negative)} counts are negative", where=where, found=found, mend="Use a regression task.")
+        values = numbers(column, self.place)
+        refuse(values < 0, values, "count", "negative", self.place, "Mend them, or use a regression task.")
         return values

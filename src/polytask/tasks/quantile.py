@@ -48,7 +48,7 @@ class Quantile(NumberTask):
     def _levels_increase(self) -> Self:
         if any(low >= high for low, high in zip(self.quantiles, self.quantiles[1:], strict=False)):
             found = ", ".join(f"{level:g}" for level in self.quantiles)
-            raise PolytaskError("the quantiles do not increase", where=f"task {self.name!r}, quantiles", found=found)
+            raise PolytaskError("the levels do not increase", where="quantiles", found=found, mend="Order them, each once.")
         return self
 
     @property
@@ -65,6 +65,9 @@ class Quantile(NumberTask):
 
     def estimate(self, output: Float[Tensor, "B width"]) -> Tensor:
         return output.sort(1).values
+
+    def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"]:
+        return outputs.sort(2).values.mean(1)
 
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         quantiles = in_units(estimate, codec)
