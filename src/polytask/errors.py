@@ -192,7 +192,8 @@ def no_such_file(path: Path) -> PolytaskError:
 
 def explain_validation(error: ValidationError, owner: str, fields: Sequence[str], given: Mapping[str, Any]) -> PolytaskError:
     """Turn pydantic's first complaint about ``owner`` (a class made of ``given`` values) into a PolytaskError."""
-    details = error.errors(include_url=False)
+    # A name that does not exist first: what is missing then is often what was meant by it.
+    details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
     first = details[0]
     places = [_place(detail["loc"], given) for detail in details]
     place, n_more = places[0], len(set(places)) - 1

@@ -109,6 +109,11 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     sources = {item.source.label: torch.from_numpy(source_of == index) for index, item in enumerate(ordered)}
     everything = Dataset(tuple(inputs), targets, present, sources=sources, weights=weights)
     labeled, marks = torch.stack(list(present.values())).any(0), torch.from_numpy(parts)
+    if not bool((labeled & (marks == TRAIN)).any()):
+        mend = "Change the split, or name columns that have labels there."
+        raise PolytaskError(
+            "no training row has a label of any task", found=counted(int((parts == TRAIN).sum()), "row"), mend=mend
+        )
     for part, name in ((VALIDATION, "validation"), (TEST, "test")):
         notes += [
             _without_labels(t.task.name, name) for t in tasks if (parts == part).any() and not _any(present, t, parts == part)

@@ -46,7 +46,7 @@ class Recipe(Settings):
         split: Which rows choose and which rows judge.
         columns: The kind of an input column, where the guess from its values is wrong.
         drop: Columns that are not inputs.
-        primary: The tasks whose validation loss chooses the epoch; empty for all.
+        primary: The tasks whose validation losses choose the epochs, the others only help them to learn; empty for all.
         unlabeled: What to do where a task has no label in the training rows: stop with an error, or keep its untrained head.
         warm_start: The earlier run whose weights the training begins with; None for new ones.
         seed: Of the split, the initial weights, dropout and the order of rows.
@@ -128,8 +128,9 @@ class Recipe(Settings):
     def from_yaml_text(cls, text: str, changes: Sequence[str] = (), where: str = "recipe") -> Recipe:
         """As ``from_yaml``, from a text."""
         try:
-            fields = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            fields = yaml.load(text, Loader=_Loader)
+            json.dumps(fields, default=str)
+        except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:  # no YAMLError where a value holds itself
             mend = "Mend the file there; `polytask init` writes a recipe."
             raise PolytaskError("not valid YAML", where=where, found=one_line(error), mend=mend) from None
         if not isinstance(fields, dict):
@@ -195,6 +196,20 @@ class Recipe(Settings):
                 choices.append({"$ref": f"#/$defs/{family.family}.{kind}"})
             definitions[family.family] = {"anyOf": [{"enum": family.kinds()}, *choices]}
         return dict(_with_references(schema))
+
+
+class _Loader(yaml.SafeLoader):
+    """As SafeLoader, but a key that stands twice in a mapping is an error: the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            name = str(key.value)
+            if name in seen or not isinstance(key, yaml.ScalarNode):
+                wrong = f"the key {name!r} stands twice" if name in seen else "a key is a single word"
+                raise yaml.constructor.ConstructorError(None, None, wrong, key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
 
 
 def changed(fields: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:

@@ -37,8 +37,8 @@ class Trainer(Settings):
         patience: Stop after so many epochs in which the losses that weights are kept by did not fall by a thousandth; None for
             10, and more where these would be fewer than 300 steps, "never" for no such stop.
         best: The weights of which epoch are kept: of that with the least "mean" normalized validation loss over the tasks
-            (or the primary ones), or of the best for each "task", in which case the model is as many networks as there are
-            such epochs, each for its tasks.
+            (or the primary ones), or of the best for each "task" (or primary one; the others go with the mean of these), in
+            which case the model is as many networks as there are such epochs, each for its tasks.
         minutes: Stop after so many minutes of training, in the middle of an epoch if need be.
         average: Judge and keep an exponential moving average of the weights, which forgets this share of it less than 1 a
             step (0.99: the last hundred steps or so; fewer at the start); None keeps the raw weights.

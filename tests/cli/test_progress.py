@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -43,6 +44,15 @@ def test_every_epoch_of_a_short_training_is_told() -> None:
         "epoch   3  mean 1.2500  price 0.7500  condition 1.7500  (best: epoch 2)\n"
         "best epoch 2 of 3, 3.0 s\n"
     )
+
+
+def test_each_task_has_its_best_epoch() -> None:
+    text = StringIO()
+    with FitProgress(Console(file=text, width=100)) as progress:
+        for number, best in enumerate([("price", "condition"), ("price",), ()], start=1):
+            progress(replace(epoch(number, 0.5, True, last=3), best=best))
+    assert "epoch   2  mean 1.0000  price 0.5000  condition 1.5000  (best: epochs 1 to 2)" in text.getvalue()
+    assert text.getvalue().endswith("best epochs 1 to 2 of 3, 3.0 s: price 2, condition 1\n")
 
 
 @pytest.mark.parametrize(("n_epochs", "n_done"), [(200, 200), (200, 47), (15, 15), (11, 11), (200, 1), (20, 20)])

@@ -12,6 +12,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from polytask.errors import listed
+
 if TYPE_CHECKING:
     from polytask.scores import Scores
     from polytask.training import Epoch
@@ -49,17 +51,18 @@ class FitProgress(_Shown):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self.latest: Epoch | None = None
-        self.best: Epoch | None = None
+        self.best: dict[str, int] = {}  # the best epoch so far of each task
         self.said = 0
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         super().__exit__(kind, error, trace)
-        if self.latest is None or self.best is None:
+        if self.latest is None:
             return
         if self.said != self.latest.epoch:
             self._say(self._losses(self.latest))
         if kind is None:
-            self._say(f"best epoch {self.best.epoch} of {self.latest.epoch}, {self.latest.seconds:.1f} s")
+            each = "" if self._best().startswith("epoch ") else f": {listed(f'{task} {n}' for task, n in self.best.items())}"
+            self._say(f"best {self._best()} of {self.latest.epoch}, {self.latest.seconds:.1f} s{each}")
 
     def __call__(self, epoch: Epoch) -> None:
         """Take in an epoch."""
@@ -67,7 +70,7 @@ class FitProgress(_Shown):
             rows = "validation" if epoch.validation else "training"
             self._say(f"Losses on the {rows} rows, divided by that of the best constant (1 knows nothing)")
         self.latest = epoch
-        self.best = epoch if epoch.best or self.best is None else self.best
+        self.best |= dict.fromkeys(epoch.best, epoch.epoch)
         if self.display is not None:
             words = f"epoch {epoch.epoch} of at most {epoch.last}"
             self.display.show(words, epoch.epoch, epoch.last, self._losses(epoch))
@@ -77,8 +80,13 @@ class FitProgress(_Shown):
 
     def _losses(self, epoch: Epoch) -> str:
         """The losses of an epoch on a line, and the best epoch so far."""
-        best = f"  (best: epoch {self.best.epoch})" if self.best is not None and not epoch.best else ""
+        best = f"  (best: {self._best()})" if self.best and set(epoch.best) != set(self.best) else ""
         return f"{_losses_of(epoch)}{best}"
+
+    def _best(self) -> str:
+        """The best epoch, or the first and the last of those that are best for some task."""
+        first, last = (least(self.best.values(), default=0) for least in (min, max))
+        return f"epoch {last}" if first == last else f"epochs {first} to {last}"
 
 
 class FoldsProgress(_Shown):
