@@ -372,7 +372,7 @@ def _cross_validated(recipe: Recipe, folds: int, out: str | None = None, told: S
     typer.echo(f"\nScores over {folds} folds, each judged by the network that has not seen it\n{scores}")
     _tell([f"note: {note}" for note in scores.notes if note not in told])
     if out is not None:
-        _put_beside(scores.to_dict(), Path(out) / "folds.json")
+        _put_beside(scores.to_dict(), Path(out).expanduser() / "folds.json")
 
 
 def _put_beside(found: dict[str, Any], place: Path) -> None:
