@@ -1,7 +1,7 @@
 """Losses on real tables: a constant, a linear model, boosted trees, polytask alone per task and polytask for all tasks at once.
 
-Run: python benchmarks/tables.py [--sets kc_house,student] [--seeds 3] [--quick] [--validation-only] [--skip alone] [--set F=V]
-     python benchmarks/tables.py --sets adult --save adult.npz; python benchmarks/tables.py --saved adult.npz,others.npz
+Run: python -m benchmarks.tables [--sets kc_house,student] [--seeds 3] [--quick] [--validation-only] [--skip alone] [--set F=V]
+     python -m benchmarks.tables --sets adult --save adult.npz; python -m benchmarks.tables --saved adult.npz,others.npz
 
 The data are found through POLYTASK_DATA, else in ../shared/data. Every method sees the same rows and the same encoded inputs
 and stops early on the same validation rows. A loss is a task's own (squared error, log loss, Poisson deviance) in units of the
@@ -116,6 +116,12 @@ SETS: dict[str, dict[str, Callable[[], Recipe]]] = {
 }
 
 
+def with_changes(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """The recipe with other settings of the network and its training; texts as for ``--set``."""
+    settings = {key: recipe.to_dict()[key] for key in ("encoder", "sharing", "head", "balancer", "trainer")}
+    return Recipe(**{**{key: getattr(recipe, key) for key in type(recipe).model_fields}, **changed(settings, changes)})
+
+
 @dataclass(frozen=True)
 class Results:
     """What every method lost on a data set.
@@ -174,9 +180,7 @@ def measure(name: str, recipe: Recipe, prepared: Prepared, seeds: int, skipped: 
             began = time.process_time()
             predict = fit(fitted, prepared)
             seconds[method] += time.process_time() - began
-            run = {
-                part: _scattered(_losses(predict, fitted, getattr(prepared, part)), fitted, prepared, part) for part in PARTS
-            }
+            run = {part: scattered(_losses(predict, fitted, getattr(prepared, part)), fitted, prepared, part) for part in PARTS}
             keep(method, fitted.task.name, [run] * seeds)
     for method, groups in ((ALONE, [[name] for name in names]), (TOGETHER, [names])):
         for group in groups if method not in skipped else []:
@@ -186,7 +190,7 @@ def measure(name: str, recipe: Recipe, prepared: Prepared, seeds: int, skipped: 
             runs = [{part: row_losses(bundle, getattr(prepared, part).select(group)) for part in PARTS} for bundle in bundles]
             for fitted in (f for f in prepared.tasks if f.task.name in group):
                 task = fitted.task.name
-                keep(method, task, [{p: _scattered(run[p][task], fitted, prepared, p) for p in PARTS} for run in runs])
+                keep(method, task, [{p: scattered(run[p][task], fitted, prepared, p) for p in PARTS} for run in runs])
     rows = {part: getattr(prepared, part).n_rows for part in ("training", *PARTS)}
     return Results(name, rows, losses, seconds)
 
@@ -273,7 +277,7 @@ def _losses(predict: Predictor, fitted: FittedTask, part: Dataset) -> Losses:
     return losses / (fitted.codec.null_loss or 1.0)
 
 
-def _scattered(values: Losses, fitted: FittedTask, data: Prepared, part: str) -> Losses:
+def scattered(values: Losses, fitted: FittedTask, data: Prepared, part: str) -> Losses:
     """One loss per row, nan where a row has no label of the task."""
     present = getattr(data, part).present[fitted.task.name].numpy()
     losses = np.full(len(present), np.nan)
@@ -321,7 +325,7 @@ def show(result: Results, parts: Sequence[str]) -> None:
         for part in parts:
             found = result.losses[part][task]
             cells = " ".join(f"{np.nanmean(found[m]):9.4f}" for m in methods)
-            changes = "   ".join(f"{_change(compared(found, reference, task)):<24}" for reference in references)
+            changes = "   ".join(f"{change_text(compared(found, reference, task)):<24}" for reference in references)
             print(f"{task:<26} {part:<10} {cells}   {changes}".rstrip())
     print(f"{'CPU seconds per seed':<37} " + " ".join(f"{result.seconds[m]:9.1f}" for m in methods), flush=True)
 
@@ -332,7 +336,8 @@ def compared(found: Mapping[str, Losses], reference: str, task: str = "") -> Tas
     return compare_losses(task, found[reference][:, labeled], found[TOGETHER][:, labeled])
 
 
-def _change(change: TaskComparison) -> str:
+def change_text(change: TaskComparison) -> str:
+    """A change in percent with its interval."""
     return f"{change.change:+.1f} [{change.change_low:+.1f}, {change.change_high:+.1f}]"
 
 
@@ -385,10 +390,7 @@ def main() -> None:
             print(f"\n{name}: not in {ROOT}; POLYTASK_DATA names the folder that holds it")
             continue
         for title, make in SETS[name].items():
-            recipe = make()
-            settings = {key: recipe.to_dict()[key] for key in ("encoder", "sharing", "head", "balancer", "trainer")}
-            settings = changed(settings, changes)
-            recipe = Recipe(**{**{key: getattr(recipe, key) for key in type(recipe).model_fields}, **settings})
+            recipe = with_changes(make(), changes)
             prepared = prepare(recipe)
             results.append(measure(title, recipe, prepared, 1 if given.quick else given.seeds, given.skip))
             show(results[-1], parts)

@@ -1,6 +1,6 @@
 """Training rows per second: polytask's trainer against a plain loop over the same network. One thread, CPU time, interleaved.
 
-Run: python benchmarks/throughput.py [--rounds 7]
+Run: python -m benchmarks.throughput [--rounds 7]
 """
 
 from __future__ import annotations

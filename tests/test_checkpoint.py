@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -21,24 +21,78 @@ from polytask import CSV, Binary, Frame, PolytaskError, Recipe, Regression, Run,
 from polytask.balancer import Balancer
 from polytask.checkpoint import JSON, STATE, Checkpoints, read, write
 from polytask.fitting import train_bundle
-from polytask.preparation import prepare
+from polytask.mixing import Mixing, epoch_batches
+from polytask.model import outputs_on
+from polytask.optimization import Schedule
+from polytask.preparation import Prepared, prepare
+from polytask.sharing import Sharing
 from polytask.task import Task
 from polytask.training import Epoch
 from tests.houses import houses
 
-FIELDS: dict[str, dict[str, Any]] = {"fixed": {"weights": {"price": 3.0}}}
 N_STEPS = 30  # three epochs of ten
 
 
 def recipe(**fields: Any) -> Recipe:
+    """Three tasks: some labels of one are missing, and most of another, so that some batches have none of it."""
     frame = houses(200)
     frame.loc[::3, "price"] = None
+    frame["waterfront"] = frame["waterfront"].where(frame.index % 8 == 0)
     settings: dict[str, Any] = {
+        "sources": [Frame(frame)],
         "encoder": Table(width=8, depth=1, dropout=0.3, embedding="plain"),
-        "trainer": Trainer(epochs=3, batch_size=14, device="cpu", schedule="cosine", warmup=0.1),
+        "trainer": trainer(),
         "tasks": [Regression("price"), Binary("waterfront"), Regression("sqft_living")],
     }
-    return Recipe(sources=[Frame(frame)], drop=["id", "lot"], **(settings | fields))
+    return Recipe(drop=["id", "lot"], **(settings | fields))
+
+
+def trainer(**fields: Any) -> Trainer:
+    return Trainer(**{"epochs": 3, "batch_size": 14, "device": "cpu", "schedule": "cosine", "warmup": 0.1, **fields})
+
+
+def two_sources(**mixing: Any) -> dict[str, Any]:
+    """Each with a task of its own, which a batch of the other's rows lacks."""
+    sources = [Frame(houses(140), name="a"), Frame(houses(60, seed=1), name="b")]
+    tasks = [Regression("price", source="a"), Binary("waterfront", source="b"), Regression("sqft_living")]
+    return {"sources": sources, "tasks": tasks, "mixing": mixing}
+
+
+# What a parametrized kind needs.
+FIELDS: dict[str, dict[str, Any]] = {"fixed": {"weights": {"price": 3.0}}, "weighted": {"weights": {"a": 1.0, "b": 2.0}}}
+ENCODERS: dict[str, dict[str, Any]] = {
+    "batch norm": {"kind": "table", "width": 8, "depth": 2, "normalization": "batch", "dropout": 0.3},
+    "periodic": {"kind": "table", "width": 8, "embedding": "periodic"},
+    "tabm": {"kind": "tabm", "width": 8, "members": 3, "dropout": 0.3},
+    "tabm, batch norm": {"kind": "tabm", "width": 8, "members": 3, "normalization": "batch", "embedding": "plain"},
+    **{kind: {"kind": kind} for kind in ("ensemble", "toy_conv", "toy_lstm", "series_ensemble")},
+}
+OPTIMIZERS = [{"name": "SGD", "lr": 0.05, "momentum": 0.9}, {"name": "AdamW", "lr": 0.01}]
+CASES: dict[str, dict[str, Any]] = {
+    **{f"balancer {kind}": {"balancer": {"kind": kind, **FIELDS.get(kind, {})}} for kind in Balancer.kinds()},
+    **{
+        f"mixing {kind}{'' if joint else ', one source a batch'}": two_sources(kind=kind, joint=joint, **FIELDS.get(kind, {}))
+        for kind in get_args(Mixing.model_fields["kind"].annotation)
+        for joint in (True, False)
+    },
+    **{
+        f"{schedule}, {optimizer['name']}, average {average}": {
+            "trainer": trainer(schedule=schedule, optimizer=optimizer, average=average, patience=4)
+        }
+        for schedule in get_args(Schedule)
+        for optimizer in OPTIMIZERS
+        for average in (None, 0.9)
+    },
+    **{f"encoder {name}": {"encoder": fields} for name, fields in ENCODERS.items()},
+    **{f"sharing {kind}": {"sharing": kind} for kind in Sharing.kinds()},
+    "balancer and mixing": {**two_sources(kind="annealed", joint=False), "balancer": "famo_like"},
+    "no clipping": {"trainer": trainer(clip=None, checkpoint=0.0)},
+    "stages scaled": {"trainer": trainer(scale_stages=True)},
+    "best weights per task": {"trainer": trainer(best="task", optimizer={"lr": 0.05})},
+    "steps in pieces": {"trainer": trainer(accumulate=3), "balancer": "dwa"},
+    "steps in pieces that are looked at again": {"trainer": trainer(accumulate=2), "balancer": "famo_like"},
+    "bfloat16": {"trainer": trainer(precision="bfloat16")},
+}
 
 
 class StopAfter(Checkpoints):
@@ -54,29 +108,50 @@ class StopAfter(Checkpoints):
         super().visit(state)
 
 
-def trained(asked: Recipe, checkpoints: Checkpoints | None = None) -> tuple[dict[str, Tensor], list[Epoch]]:
-    bundle, history = train_bundle(asked, prepare(asked), checkpoints=checkpoints)
-    return bundle.model.state_dict(), [replace(epoch, seconds=0.0) for epoch in history]
+Trained = tuple[dict[str, Tensor], list[Epoch], list[dict[str, Tensor]]]
 
 
-def assert_same(left: Any, right: Any) -> None:
+def trained(asked: Recipe, checkpoints: Checkpoints | None = None, prepared: Prepared | None = None) -> Trained:
+    """The weights, the history but its seconds, and what is predicted for the held-out rows."""
+    prepared = prepared or prepare(asked)
+    bundle, history = train_bundle(asked, prepared, checkpoints=checkpoints)
+    outputs = outputs_on(bundle.model, prepared.test)
+    views = [fitted.views(outputs[task]) for task, fitted in bundle.tasks.items()]
+    return bundle.model.state_dict(), [replace(epoch, seconds=0.0) for epoch in history], views
+
+
+def assert_same(left: Trained, right: Trained) -> None:
     assert [key for key in right[0] if not torch.equal(left[0][key], right[0][key])] == []
     assert left[1] == right[1]
+    for one, two in zip(left[2], right[2], strict=True):
+        assert [name for name in two if not torch.equal(one[name], two[name])] == []
 
 
 def assert_goes_on(make: Callable[[], Recipe], folder: Path, *stops: int) -> None:
-    whole = trained(make())
+    prepared = prepare(make())
+    whole = trained(make(), None, prepared)
     for n_steps in stops:
         with pytest.raises(Stopped, match="resume"):
-            trained(make(), StopAfter(folder, n_steps))
-    assert_same(trained(make(), Checkpoints(folder, None, {})), whole)
+            trained(make(), StopAfter(folder, n_steps), prepared)
+    assert_same(trained(make(), Checkpoints(folder, None, {}), prepared), whole)
 
 
-@pytest.mark.parametrize("kind", Balancer.kinds())
-def test_stopped_thrice_is_as_never_stopped(kind: str, tmp_path: Path) -> None:
-    asked = recipe(balancer={"kind": kind, **FIELDS.get(kind, {})})
-    assert len(trained(asked)[1]) == 3
+@pytest.mark.parametrize("case", CASES)
+def test_stopped_thrice_is_as_never_stopped(case: str, tmp_path: Path) -> None:
+    asked = recipe(**CASES[case])
     assert_goes_on(lambda: asked, tmp_path, 4, 6, 13)  # within an epoch, at its end, within the last
+    assert read(tmp_path / STATE)["update"]["step"] == N_STEPS
+
+
+def test_the_cases_are_told_apart_and_have_batches_without_a_task(tmp_path: Path) -> None:
+    plain = trained(recipe())
+    differ = ["mixing round_robin, one source a batch", "cosine, SGD, average 0.9", "encoder tabm", "balancer dwa"]
+    for case in differ:
+        other = trained(recipe(**CASES[case]))
+        assert other[1] != plain[1]
+    prepared = prepare(recipe())
+    sizes = {len(prepared.training.batch(rows).tasks) for rows in epoch_batches(prepared.training.n_rows, 14, 0, 0)}
+    assert sizes == {2, 3}
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW", "NAdam", "Adagrad", "RMSprop", "ASGD", "Rprop", "Adafactor"])
@@ -93,7 +168,7 @@ def test_batch_statistics_faults_and_scales_go_on(tmp_path: Path) -> None:
 
     def make() -> Recipe:
         torch.manual_seed(0)
-        network = nn.Sequential(nn.Linear(26, 8), nn.BatchNorm1d(8), nn.ReLU())
+        network = nn.Sequential(nn.Linear(27, 8), nn.BatchNorm1d(8), nn.ReLU())
         tasks = [Regression("price"), Regression("sqft_living", loss=broken), Task.coerce({"kind": "ranking", "name": "age"})]
         return recipe(encoder=network, tasks=tasks)
 

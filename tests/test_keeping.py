@@ -106,6 +106,16 @@ def test_a_task_without_validation_labels_goes_with_the_mean() -> None:
     assert "rare" not in best.validation
 
 
+def test_tasks_that_are_not_primary_go_with_the_mean_of_those_that_are() -> None:
+    asked = recipe("task", primary=["price", "condition"])
+    bundle, history = train_bundle(asked, prepare(asked))
+    mean = min(history, key=lambda epoch: epoch.selection or 9.0)
+    epochs = {task: epoch.epoch for epoch in history for task in epoch.best}
+    expected = {"price": lowest(history, "price"), "condition": lowest(history, "condition"), "waterfront": mean}
+    assert epochs == {task: epoch.epoch for task, epoch in expected.items()}
+    assert set(bundle.tasks) == set(TASKS)
+
+
 def test_groups_of_one_epoch_have_one_copy() -> None:
     best, net = Best([Judged(("a",), ("a",)), Judged(("b",), ("b",))]), nn.Linear(1, 1)
     assert best.offer(1, {"a": 1.0, "b": 1.0}, net) == ("a", "b")

@@ -21,7 +21,7 @@ SMALL = Table(width=16, depth=1, embedding="plain")
 
 
 def recipe(**trainer: Any) -> Recipe:
-    settings = Trainer(**{"epochs": 4, "batch_size": 64, "device": "cpu"} | trainer)
+    settings = Trainer(**{"epochs": 4, "batch_size": 64, "device": "cpu", "best": "mean"} | trainer)
     tasks = [Regression("price"), Ordinal("condition")]
     return Recipe(sources=[Frame(houses())], tasks=tasks, encoder=SMALL, trainer=settings, drop=["id"])
 

@@ -11,29 +11,34 @@ from typing import Any, Self, cast
 import narwhals as nw
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-from pydantic import Field
 from sklearn.base import BaseEstimator
 from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._tags import ClassifierTags, RegressorTags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import nn
 
 from polytask.cells import ColumnKind
 from polytask.component import Settings
 from polytask.errors import PolytaskError, listed
 from polytask.experiment import Run, fit, load
-from polytask.guessing import guess_task
+from polytask.labels import (
+    CLASS_KINDS,
+    check_labels,
+    given_names,
+    is_frame,
+    kinds_of,
+    labels_of,
+    tasks_for,
+    weighted,
+)
 from polytask.recipe import Recipe
 from polytask.source import as_table, like
 from polytask.sources import Frame
 from polytask.splitting import Split
 from polytask.task import Task
 
-Array = NDArray[Any]
 CONTAINERS = ("default", "pandas", "polars", "pyarrow")
 PARTS = ("encoder", "sharing", "head", "balancer")
 
@@ -106,8 +111,13 @@ class MultiTaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn s
         self.validation = validation
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Train on rows X and their labels y.
+
+        Args:
+            X: The rows.
+            y: Their labels.
+            sample_weight: How much each row counts in the losses and scores of all tasks, from 0; None for all alike.
 
         Raises:
             InvalidInputError: Whatever is wrong with the rows, the labels or the settings.
@@ -116,16 +126,18 @@ class MultiTaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn s
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
         with _mistakes_as_value_errors():
             inputs = self._rows(X, reset=True)
-            form, labels = _labels(y, _given_names(self.tasks))
+            form, labels = labels_of(y, given_names(self.tasks))
             check_consistent_length(np.empty(inputs.num_rows), np.empty(labels.num_rows))
-            tasks = _tasks(self.tasks, labels)
+            tasks = tasks_for(self.tasks, labels)
             for task in tasks:
-                _check_labels(task, labels)
+                check_labels(task, labels)
             both = [name for name in labels.column_names if name in inputs.column_names]
             if both:
                 what = f"columns of y are columns of X too: {listed(map(repr, both))}"
                 raise PolytaskError(what, mend="Take them out of X: they would give the labels away.")
             table = pa.table([*inputs.columns, *labels.columns], names=[*inputs.column_names, *labels.column_names])
+            if sample_weight is not None:
+                table, tasks = weighted(table, tasks, sample_weight)
             self.run_: Run = fit(self._recipe(table, tasks, labels.column_names))
         self.n_outputs_ = len(tasks)
         self._form = form
@@ -158,7 +170,7 @@ class MultiTaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn s
     def _may_have_classes(self) -> bool:
         if hasattr(self, "run_"):
             return bool(self._class_tasks())
-        return bool(_kinds(self.tasks) & CLASS_KINDS) or self.tasks is None
+        return bool(kinds_of(self.tasks) & CLASS_KINDS) or self.tasks is None
 
     @available_if(_may_have_classes)  # type: ignore[untyped-decorator]  # scikit-learn ships no types
     def predict_proba(self, X: Any) -> Any:
@@ -180,12 +192,13 @@ class MultiTaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn s
             return shares
         return next(iter(shares.values())) if self._form.n_dims == 1 else list(shares.values())
 
-    def score(self, X: Any, y: Any) -> float:
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The mean over tasks of the accuracy of those with classes and the R2 of the others, on the rows with a label."""
         check_is_fitted(self)
         with _mistakes_as_value_errors():
             answers = self.run_.bundle.predict(self._rows(X, reset=False), list(self.run_.bundle.tasks))
-            _, labels = _labels(y, [fitted.task.label_column for fitted in self.run_.bundle.tasks.values()])
+            _, labels = labels_of(y, [fitted.task.label_column for fitted in self.run_.bundle.tasks.values()])
+            weights = _check_sample_weight(sample_weight, np.empty(answers.num_rows), ensure_non_negative=True)
         scores = []
         for name, fitted in self.run_.bundle.tasks.items():
             truth, guess = labels[fitted.task.label_column], answers[name]
@@ -193,7 +206,7 @@ class MultiTaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn s
             if pa.compute.any(known).as_py():
                 measure = accuracy_score if fitted.codec.classes else r2_score
                 true, guessed = (np.array(column.filter(known).to_pylist()) for column in (truth, guess))
-                scores.append(float(measure(true, guessed)))
+                scores.append(float(measure(true, guessed, sample_weight=weights[known.to_numpy()])))
         if not scores:
             raise InvalidInputError("no row of y has a label", where="score", mend="Give rows with labels.")
         return float(np.mean(scores))
@@ -230,7 +243,7 @@ class MultiTaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn s
         tags.input_tags.string = True
         tags.input_tags.categorical = True
         kinds = (
-            {fitted.task.kind for fitted in self.run_.bundle.tasks.values()} if hasattr(self, "run_") else _kinds(self.tasks)
+            {fitted.task.kind for fitted in self.run_.bundle.tasks.values()} if hasattr(self, "run_") else kinds_of(self.tasks)
         )
         if kinds and kinds <= CLASS_KINDS:
             tags.estimator_type, tags.classifier_tags = "classifier", ClassifierTags(multi_label=False)
@@ -260,7 +273,7 @@ class MultiTaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn s
                 self.run_ = load(folder, {type(n).__name__: n for n in networks if isinstance(n, nn.Module)})
 
     def _rows(self, X: Any, *, reset: bool) -> pa.Table:
-        if _is_frame(X):
+        if is_frame(X):
             validate_data(self, X, skip_check_array=True, reset=reset)
             return as_table(X)
         array = validate_data(self, X, dtype=None, ensure_all_finite="allow-nan", ensure_min_samples=1 + reset, reset=reset)
@@ -284,110 +297,16 @@ class MultiTaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn s
         )
 
 
-CLASS_KINDS = {"binary", "multiclass", "ordinal"}
 _NESTED = (*PARTS, "trainer")
-
-
-class _Form(Settings):
-    """How y was given: 0 dimensions for a mapping, 1, or 2; the library of a frame; the types of arrays."""
-
-    n_dims: int
-    library: str = ""
-    dtypes: dict[str, Any] = Field(default_factory=dict)
-
-    def as_array(self, task: str, answers: pa.ChunkedArray) -> Array:
-        """A task's answers, of the labels' own type where they are classes."""
-        array: Array = answers.to_numpy()
-        wanted = self.dtypes.get(task)
-        if wanted is None or array.dtype.kind == "f" or wanted.kind == "O":
-            return array
-        return array.astype(wanted)
-
-
-def _labels(y: Any, names: Sequence[str]) -> tuple[_Form, pa.Table]:
-    """The form of y, and its columns; those of an array have the names of the tasks, else "y" or "y0", "y1", ..."""
-    if isinstance(y, Mapping):
-        arrays = {str(name): np.asarray(column) for name, column in y.items()}
-        return _Form(n_dims=0, dtypes={name: array.dtype for name, array in arrays.items()}), _table(arrays)
-    if _is_frame(y):
-        library = nw.from_native(y).implementation.value
-        return _Form(n_dims=2, library=library), as_table(y)
-    array = np.asarray(y)
-    if array.ndim not in (1, 2):
-        raise PolytaskError("y is not an array of one or two dimensions", found=f"shape {array.shape}", mend="Reshape it.")
-    single = array.ndim == 1
-    count = 1 if single else array.shape[1]
-    if len(names) != count:
-        own = getattr(y, "name", None)
-        names = [str(own or "y")] if count == 1 else [f"y{index}" for index in range(count)]
-    arrays = {name: array if single else array[:, index] for index, name in enumerate(names)}
-    return _Form(n_dims=array.ndim, dtypes=dict.fromkeys(names, array.dtype)), _table(arrays)
-
-
-def _table(arrays: Mapping[str, Array]) -> pa.Table:
-    for array in arrays.values():
-        if array.dtype.kind == "c":
-            raise ValueError("Complex data not supported")
-        if array.dtype.kind == "f":
-            assert_all_finite(array, allow_nan=True, input_name="y")
-    return as_table(arrays)
-
-
-def _given_names(tasks: Any) -> list[str]:
-    """The columns of y by the names of task objects, where all are such."""
-    given = list(tasks) if isinstance(tasks, Sequence) and not isinstance(tasks, str) else []
-    return [task.label_column for task in given] if all(isinstance(task, Task) for task in given) else []
-
-
-def _kinds(tasks: Any) -> set[str]:
-    """The kinds that are given; none where they are to be guessed."""
-    if tasks is None:
-        return set()
-    given = [tasks] if isinstance(tasks, str) else list(tasks.values() if isinstance(tasks, Mapping) else tasks)
-    return {task.kind if isinstance(task, Task) else str(task) for task in given}
-
-
-def _tasks(given: Any, labels: pa.Table) -> list[Task]:
-    """The tasks for the columns of y."""
-    names = labels.column_names
-    if given is None:
-        return [Task.find(guess_task(labels[name])[0])(name) for name in names]
-    if isinstance(given, str):
-        given = [given] * len(names)
-    pairs = list(given.items()) if isinstance(given, Mapping) else None
-    if pairs is None:
-        given = list(given)
-        if any(isinstance(task, str) for task in given) and len(given) != len(names):
-            found = f"{len(given)} tasks, {len(names)} columns of y"
-            raise PolytaskError(
-                "not one task per column of y", where="tasks", found=found, mend="Name the columns: {name: kind}."
-            )
-        pairs = list(zip(names if len(names) == len(given) else [""] * len(given), given, strict=True))
-    return [task if isinstance(task, Task) else Task.find(task)(str(name)) for name, task in pairs]
-
-
-def _check_labels(task: Task, labels: pa.Table) -> None:
-    """Fractions are no classes, for scikit-learn's metrics and splits neither."""
-    if task.kind in CLASS_KINDS and task.label_column in labels.column_names:
-        present = labels[task.label_column].drop_null()
-        if pa.types.is_floating(present.type):
-            check_classification_targets(present.to_numpy())
 
 
 def _framed(answers: pa.Table, X: Any, library: str) -> Any:
     """The answers as a frame of a library, with the index of X where both are pandas'."""
     if library == "pyarrow":
         return answers
-    if _is_frame(X) and nw.from_native(X).implementation.value == library:
+    if is_frame(X) and nw.from_native(X).implementation.value == library:
         return like(X, answers)
     return nw.from_arrow(answers, backend=cast("Any", library)).to_native()
-
-
-def _is_frame(value: Any) -> bool:
-    try:
-        return isinstance(nw.from_native(value), nw.DataFrame | nw.LazyFrame)
-    except TypeError:
-        return False
 
 
 def _plain_part(part: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from polytask.bundle import Bundle, Manifest, TaskRecord
 from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
+from polytask.initialization import scale_stages
 from polytask.intervals import N_RESAMPLES
 from polytask.model import MultiTaskModel, outputs_on
 from polytask.preparation import Prepared
@@ -61,11 +62,13 @@ def train_bundle(
         inputs=tuple(part.keep(names) for part in prepared.inputs),
         tasks=tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in chosen),
     )
-    bundle = Bundle.build(manifest)
+    bundle, training = Bundle.build(manifest), _labeled(prepared.training, names)
     assert isinstance(bundle.model, MultiTaskModel)  # no manifest of a recipe has snapshots
+    if recipe.trainer.scale_stages:
+        scale_stages(bundle.model, training, seed)
     trained = train(
         bundle.model,
-        _labeled(prepared.training, names),
+        training,
         _labeled(prepared.validation, names),
         recipe.trainer,
         recipe.balancer,

@@ -47,7 +47,9 @@ class Optimizer(Settings):
                 raise PolytaskError(
                     f"{self.name} has no option {option!r}", where="trainer.optimizer", mend=did_you_mean(option, known)
                 )
-        if "fused" in known and device.type in ("cpu", "cuda"):
+        # Fused SGD with momentum fails on a parameter whose first gradient comes later than others', as that of a head does
+        # whose task has no label in the first batch.
+        if "fused" in known and device.type in ("cpu", "cuda") and self.name != "SGD":
             options.setdefault("fused", True)
         kept = [p for p in parameters if p.requires_grad]
         groups: list[dict[str, Any]] = [

@@ -45,7 +45,7 @@ class Recipe(Settings):
         split: Which rows choose and which rows judge.
         columns: The kind of an input column, where the guess from its values is wrong.
         drop: Columns that are not inputs.
-        primary: The tasks whose validation loss chooses the epoch; empty for all.
+        primary: The tasks whose validation losses choose the epochs, the others only help them to learn; empty for all.
         unlabeled: What to do where a task has no label in the training rows: stop with an error, or keep its untrained head.
         seed: Of the split, the initial weights, dropout and the order of rows.
 

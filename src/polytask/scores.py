@@ -247,12 +247,14 @@ def _score_of(plain: Mapping[str, Any]) -> Score:
 
 def _numbers(score: Score) -> tuple[str, str, str, str]:
     """Value, low, high and constant as text, all to the same decimal place."""
-    decimals = _decimals(score.value, score.high - score.low)
-    value, low, high, constant = (_text(number, decimals) for number in (score.value, score.low, score.high, score.constant))
+    decimals = decimals_for(score.value, score.high - score.low)
+    value, low, high, constant = (
+        number_text(number, decimals) for number in (score.value, score.low, score.high, score.constant)
+    )
     return value, low, high, constant
 
 
-def _decimals(value: float, width: float) -> int:
+def decimals_for(value: float, width: float) -> int:
     """Three digits of the value, or as many as show two or three of its interval's width; negative rounds to tens and more."""
     of_value = 2 - math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 3
     if not 0 < width < math.inf:
@@ -261,7 +263,7 @@ def _decimals(value: float, width: float) -> int:
     return max(of_width, min(of_value, of_width + 1))
 
 
-def _text(number: float, decimals: int) -> str:
+def number_text(number: float, decimals: int) -> str:
     """A number with so many decimals and its thousands parted; scientific where that would be too long for a table."""
     if math.isnan(number):
         return "-"

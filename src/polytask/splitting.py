@@ -167,7 +167,7 @@ def assign_fold(
     parts[parts == TEST] = UNUSED
     free = np.flatnonzero(parts == FREE)
     if len(free) < n_folds:
-        raise _too_few("row", len(free), n_folds)
+        raise _too_few("row", len(free), n_folds, folds=True)
     sizes = np.bincount(np.arange(len(free)) % n_folds, minlength=n_folds)
     chosen = {task: codes[free] for task, codes in (labels or {}).items()}
     generator = np.random.default_rng(seed if split.seed is None else split.seed)
@@ -236,7 +236,7 @@ class _Dealer:
         """
         members = _members(groups)
         if len(members) < len(self.open):
-            raise _too_few("group", len(members), len(self.open), "split.group")
+            raise _too_few("group", len(members), len(self.open), "split.group", folds=self.folds)
         shuffled = [members[group] for group in self.generator.permutation(len(members))]
         for position, rows in enumerate(sorted(shuffled, key=len, reverse=True)):
             # Where no part is overfull, dealing the rest row by row fills each of them.
@@ -350,6 +350,7 @@ def _by_time(times: NDArray[Any], sizes: Ints) -> NDArray[np.int8]:
     return answer
 
 
-def _too_few(thing: str, n_things: int, n_parts: int, where: str = "split") -> PolytaskError:
-    what, found = f"too few {thing}s for {counted(n_parts, 'part')}", counted(n_things, thing)
-    return PolytaskError(what, where=where, found=found, mend=f"Give more {thing}s, or set the share of a part to 0.")
+def _too_few(thing: str, n_things: int, n_parts: int, where: str = "split", folds: bool = False) -> PolytaskError:
+    part, less = ("fold", "ask for fewer folds") if folds else ("part", "set the share of a part to 0")
+    what, found = f"too few {thing}s for {counted(n_parts, part)}", counted(n_things, thing)
+    return PolytaskError(what, where=where, found=found, mend=f"Give more {thing}s, or {less}.")

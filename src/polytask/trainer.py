@@ -107,18 +107,17 @@ class _Loop:
         self.epoch, self.batch = 0, 0  # done: epochs, and batches of the epoch that is going on
         self.sums: dict[str, Tensor] = {}  # what this epoch has seen so far: summed losses, and in how many steps
         self.counts: dict[str, int] = {}
-        self.best = Best(self._groups(learning))
+        self.best = Best(self._groups())
         self.waited = 0  # epochs without an improvement
         self.factor = 1.0  # of the learning rate, after its plateaus
         self.history: list[Epoch] = []
         self.ended = False
 
-    def _groups(self, learning: Sequence[str]) -> list[Judged]:
-        """Which tasks' weights are chosen together, and by which losses."""
-        if self.settings.best == "mean":
-            return [Judged(self.training.tasks, self.deciding)]
-        rest = tuple(task for task in self.training.tasks if task not in learning)
-        return [*(Judged((task,), (task,)) for task in learning), *([Judged(rest, self.deciding)] if rest else [])]
+    def _groups(self) -> list[Judged]:
+        """Which tasks' weights are chosen together, and by which losses; tasks that decide nothing go with the mean."""
+        alone = self.deciding if self.settings.best == "task" else ()
+        rest = tuple(task for task in self.training.tasks if task not in alone)
+        return [*(Judged((task,), (task,)) for task in alone), *([Judged(rest, self.deciding)] if rest else [])]
 
     def run(self, on_epoch: Callable[[Epoch], None] | None, checkpoints: Checkpoints | None) -> Trained:
         self.began = time.perf_counter()

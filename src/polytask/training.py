@@ -37,11 +37,13 @@ class Trainer(Settings):
         patience: Stop after so many epochs in which the losses that weights are kept by did not fall by a thousandth; None for
             10, and more where these would be fewer than 300 steps, "never" for no such stop.
         best: The weights of which epoch are kept: of that with the least "mean" normalized validation loss over the tasks
-            (or the primary ones), or of the best for each "task", in which case the model is as many networks as there are
-            such epochs, each for its tasks.
+            (or the primary ones), or of the best for each "task" (or primary one; the others go with the mean of these), in
+            which case the model is as many networks as there are such epochs, each for its tasks.
         minutes: Stop after so many minutes of training, in the middle of an epoch if need be.
         average: Judge and keep an exponential moving average of the weights, which forgets this share of it less than 1 a
             step (0.99: the last hundred steps or so; fewer at the start); None keeps the raw weights.
+        scale_stages: Scale the initial weights of stems and stages so that every layer's output has unit variance on some
+            training rows (layer-sequential unit variance, arXiv:1511.06422).
         accumulate: The rows of a step go through the network in so many pieces, and their gradients are summed: less memory for
             the same step (but for batch statistics and dropout, and for losses that compare rows).
         precision: "bfloat16" computes layers in half the bits, losses and weights in float32; faster on recent GPUs.
@@ -61,6 +63,7 @@ class Trainer(Settings):
     best: Literal["mean", "task"] = "task"
     minutes: float | None = Field(default=None, gt=0)
     average: float | None = Field(default=0.99, gt=0, lt=1)
+    scale_stages: bool = False
     accumulate: int = Field(default=1, ge=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
-from polytask.cli.progress import N_LINES, CompareProgress, FitProgress
+from polytask.cli.progress import N_LINES, CompareProgress, FitProgress, FoldsProgress
+from polytask.scores import Score, Scores, TaskScores
 from polytask.training import Epoch
 
 
@@ -42,6 +44,15 @@ def test_every_epoch_of_a_short_training_is_told() -> None:
         "epoch   3  mean 1.2500  price 0.7500  condition 1.7500  (best: epoch 2)\n"
         "best epoch 2 of 3, 3.0 s\n"
     )
+
+
+def test_each_task_has_its_best_epoch() -> None:
+    text = StringIO()
+    with FitProgress(Console(file=text, width=100)) as progress:
+        for number, best in enumerate([("price", "condition"), ("price",), ()], start=1):
+            progress(replace(epoch(number, 0.5, True, last=3), best=best))
+    assert "epoch   2  mean 1.0000  price 0.5000  condition 1.5000  (best: epochs 1 to 2)" in text.getvalue()
+    assert text.getvalue().endswith("best epochs 1 to 2 of 3, 3.0 s: price 2, condition 1\n")
 
 
 @pytest.mark.parametrize(("n_epochs", "n_done"), [(200, 200), (200, 47), (15, 15), (11, 11), (200, 1), (20, 20)])
@@ -101,3 +112,18 @@ def test_comparing_names_every_training(terminal: bool) -> None:
     assert "training 2 of 2" in text.getvalue()
     assert "price" in text.getvalue()
     assert terminal or text.getvalue() == "training 1 of 2: all together\ntraining 2 of 2: price\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_every_fold_is_told_by_the_first_metric_of_its_tasks(terminal: bool) -> None:
+    text = StringIO()
+    score = Score(0.25, 0.2, 0.3, 0.0, True)
+    price = TaskScores("price", "regression", 9, {"r2": score, "rmse": score})
+    with FoldsProgress(2, Console(file=text, force_terminal=terminal, width=100)) as progress:
+        for number in (1, 2):
+            progress.epoch(number, epoch(1, 0.5, True))
+            progress.fold(number, Scores({"price": price, "unscored": TaskScores("unscored", "regression", 9, {})}))
+    assert progress.done == 2
+    assert ("mean 1.0000  price 0.5000" in text.getvalue()) == terminal
+    assert "fold 2 of 2  price r2 0.25\n" in text.getvalue()
+    assert terminal or text.getvalue() == "fold 1 of 2  price r2 0.25\nfold 2 of 2  price r2 0.25\n"

@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
-from polytask import Binary, Frame, Ordinal, Recipe, Regression, Split, cross_validate
+from polytask import Binary, Frame, Multiclass, Ordinal, Recipe, Regression, Split, cross_validate
 from polytask.errors import PolytaskError
 from polytask.evaluation.folds import FoldScore, FoldScores
 from polytask.preparation import prepare
@@ -23,6 +25,7 @@ def recipe(n_rows: int = 200, **fields: Any) -> Recipe:
         "sources": [Frame(houses(n_rows))],
         "tasks": [Regression("price"), Ordinal("condition"), Binary("waterfront")],
         "drop": ["id"],
+        "encoder": {"kind": "table", "width": 16},
         "trainer": {"epochs": 4},
     }
     return Recipe(**given | fields)
@@ -65,9 +68,17 @@ def test_a_sources_own_parts_are_respected() -> None:
 
 
 def test_scores_over_folds() -> None:
-    seen: list[tuple[int, int]] = []
-    found = cross_validate(recipe(), 3, on_fold=lambda *numbers: seen.append(numbers))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    epochs: list[tuple[int, int]] = []
+    seen: dict[int, float] = {}
+    found = cross_validate(
+        recipe(),
+        3,
+        on_fold=lambda number, scores: seen.update({number: scores["price"].scores["rmse"].value}),
+        on_epoch=lambda number, epoch: epochs.append((number, epoch.epoch)),
+    )
+    assert epochs == [(number, epoch) for number in (1, 2, 3) for epoch in (1, 2, 3, 4)]
+    assert list(seen) == [1, 2, 3]
+    assert found["price"]["rmse"].values == tuple(seen.values())
     assert list(found.tasks) == ["price", "condition", "waterfront"]
     assert dict(found.n_rows) == {"price": 200, "condition": 200, "waterfront": 200}
     rmse = found["price"]["rmse"]
@@ -99,7 +110,8 @@ def test_labels_missing_in_a_fold_and_tasks_of_their_own_source() -> None:
     ("fields", "folds", "told"),
     [
         ({}, 1, "folds: at least two folds are needed. Found: 1."),
-        ({"n_rows": 30}, 40, "too few rows for 40 parts. Found: 30 rows."),
+        ({"n_rows": 30}, 40, "too few rows for 40 folds. Found: 30 rows. Give more rows, or ask for fewer folds."),
+        ({"split": Split(group="suburb")}, 4, "too few groups for 4 folds. Found: 3 groups."),
         ({"split": Split(time="sold")}, 3, "split.time: rows in the order of time have no folds"),
     ],
 )
@@ -109,7 +121,61 @@ def test_mistakes(fields: dict[str, Any], folds: int, told: str) -> None:
     assert told in str(caught.value)
 
 
-def test_what_cannot_be_told_is_a_dash() -> None:
-    scores = FoldScores({"t": {"auc": FoldScore((0.5, float("nan")), 0.5, True)}}, {"t": 9}, 2)
-    assert "-" in str(scores).splitlines()[1]
-    assert scores.to_dict()["tasks"]["t"]["auc"]["values"] == [0.5, None]
+def test_what_a_fold_cannot_tell_is_left_out_of_the_mean() -> None:
+    nan = float("nan")
+    metrics = {"auc": FoldScore((0.5, nan, 0.7), (0.5, nan, 0.5), True), "f1": FoldScore((nan, 0.25, nan), (nan,) * 3, True)}
+    scores = FoldScores({"t": metrics, "u": {"auc": FoldScore((nan,), (0.5,), True)}}, {"t": 9, "u": 3}, 3)
+    cells = [line.split() for line in str(scores).splitlines()[1:4]]
+    assert cells[0] == ["t", "auc", "0.600", "0.141", "0.500", "0.700", "0.500", "2", "9"]
+    assert cells[1] == ["f1", "0.250", "-", "0.250", "0.250", "-", "1"]
+    assert cells[2] == ["u", "auc", "-", "-", "-", "-", "-", "0", "3"]
+    assert scores.to_dict()["tasks"]["t"]["auc"]["values"] == [0.5, None, 0.7]
+    assert scores.to_dict()["tasks"]["t"]["f1"]["deviation"] is None
+
+
+def test_a_class_of_a_fold_that_its_training_rows_lack_is_told_before_any_training() -> None:
+    frame = houses(60)
+    frame["town"] = np.where(frame["id"] % 2, "east", "west")
+    frame.loc[7, "town"] = "alone"
+    asked = recipe(sources=[Frame(frame)], tasks=[Multiclass("town")])
+    lone = next(number for number in range(1, 6) if not prepared_without_error(asked, number))
+    epochs: list[int] = []
+    told = r"fold \d of 5, task 'town', column 'town': 1 labels are of a class that the training rows do not have"
+    with pytest.raises(PolytaskError, match=told if lone > 1 else told.partition(", ")[2]):
+        cross_validate(asked, 5, on_epoch=lambda number, _: epochs.append(number))
+    assert epochs == []
+    frame.loc[11, "town"] = "alone"  # two of them: one of these trains wherever the other judges
+    found = cross_validate(recipe(sources=[Frame(frame)], tasks=[Multiclass("town")]), 5)
+    assert found.n_rows == {"town": 60}
+
+
+def prepared_without_error(asked: Recipe, number: int) -> bool:
+    try:
+        prepare(asked, (number - 1, 5))
+    except PolytaskError:
+        return False
+    return True
+
+
+def test_a_note_says_in_which_folds_it_was_noticed() -> None:
+    frame = houses(60)
+    frame["rare"] = (frame["id"] == 7).astype(int)  # it varies in the training rows of two folds at most
+    found = cross_validate(recipe(sources=[Frame(frame)], trainer={"epochs": 1}), 3)
+    notes = [note for note in found.notes if note.endswith("it is the same in every training row: 'rare'")]
+    assert len(notes) == 1
+    assert notes[0].startswith("fold ")
+
+
+def test_losses_that_are_not_finite_are_noted() -> None:
+    frame = houses(60)
+
+    def broken(output: Tensor, target: Tensor) -> Tensor:
+        return torch.where((target > 1) & (len(target) < 20), torch.nan, (output[:, 0] - target).square())
+
+    asked = recipe(
+        sources=[Frame(frame)],
+        tasks=[Binary("waterfront"), Regression("price", loss=broken)],
+        trainer={"epochs": 4, "batch_size": 16},
+    )
+    found = cross_validate(asked, 2)
+    assert any("task 'price' was left out of " in note for note in found.notes)

@@ -21,7 +21,7 @@ from polytask.cli.arguments import Words, parse_list, with_words
 from polytask.errors import PolytaskError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from polytask.cli.progress import FitProgress
     from polytask.experiment import Run
@@ -66,6 +66,14 @@ SourceName = Annotated[
 ]
 Out = Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to save the run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Folds = Annotated[
+    int | None,
+    typer.Option(
+        metavar="K",
+        help="Cross-validate: K networks, each judged by a fold of the rows that it has not seen (those of a test file judge "
+        "none). With --out this comes after the run is trained and saved, and is kept in its folds.json.",
+    ),
+]
 
 
 def _say_version(wanted: bool) -> None:
@@ -92,15 +100,19 @@ def options(
     epilog=_examples(
         "polytask fit houses.csv --task price --task condition:ordinal --task waterfront:binary --drop id --out run/",
         "polytask fit recipe.yaml --set trainer.epochs=5 --out run/",
+        "polytask fit recipe.yaml --folds 5",
         "polytask fit --task maths=student-mat.csv:G3:regression --task portuguese=student-por.csv:G3:regression --out run/",
         "polytask fit adult.data --names age,work,income --missing ? --task income --test adult.test --out run/",
     )
 )
 @with_words
-def fit(words: Words, out: Out = None, overwrite: Overwrite = False) -> None:
+def fit(words: Words, out: Out = None, overwrite: Overwrite = False, folds: Folds = None) -> None:
     """Train one network for all tasks of FILES, or of a recipe.yaml, and score it on rows it has not seen."""
     recipe = _recipe(words, out, overwrite)
-    _trained(recipe, out, overwrite)
+    if folds is None:
+        _trained(recipe, out, overwrite)
+    else:
+        _with_folds(recipe, folds, out, overwrite)
     if out is not None:
         _say_next_of(out)
 
@@ -208,20 +220,14 @@ def compare(
 
     from polytask.cli.progress import CompareProgress
     from polytask.experiment import load
-    from polytask.run_folder import check_writable, write_whole
+    from polytask.run_folder import check_writable
 
     trained, place = load(run), Path(run).expanduser() / "compare.json"
     check_writable(place.parent)
     with CompareProgress(Console()) as progress:
         comparison = trained.compare(seeds, on_fit=progress)
-    try:
-        write_whole(place, json.dumps(comparison.to_dict(), indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        mend = "Make room or mend the place; what was there is unchanged."
-        raise PolytaskError("cannot be written", where=str(place), found=error.strerror or str(error), mend=mend) from None
-    finally:
-        typer.echo(comparison)
-    typer.echo(f"\nsaved in {place}")
+    typer.echo(comparison)
+    _put_beside(comparison.to_dict(), place)
 
 
 @app.command("list", epilog=_examples("polytask list", "polytask list balancers"))
@@ -328,6 +334,57 @@ def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
     if out is None:
         typer.echo("note: the run will not be saved; --out FOLDER keeps it")
     return _followed(out, lambda on_epoch: fit(recipe, out, overwrite=overwrite, on_epoch=on_epoch))
+
+
+def _with_folds(recipe: Recipe, folds: int, out: str | None, overwrite: bool) -> None:
+    """Cross-validate; where there is a place for a run, once it is there."""
+    from polytask.checkpoint import Stopped
+    from polytask.evaluation.folds import check_folds
+    from polytask.run_folder import RECIPE
+
+    if out is None:
+        typer.echo("note: no network is kept; with --out FOLDER one is trained on the recipe's own split and saved first")
+        _cross_validated(recipe, folds)
+        return
+    check_folds(recipe, folds)  # a mistake in them is told before the network trains
+    try:
+        run = _trained(recipe, out, overwrite)
+    except Stopped as stopped:
+        later = f"polytask fit {shlex.quote(str(Path(out) / RECIPE))} --folds {folds}"
+        raise Stopped(f"{stopped}, without the folds; after it, `{later}` trains these", stopped.signal) from None
+    _cross_validated(recipe, folds, out, run.record["notes"])
+
+
+def _cross_validated(recipe: Recipe, folds: int, out: str | None = None, told: Sequence[str] = ()) -> None:
+    """Train and judge every fold with progress, and say what they found but the notes that were told already."""
+    from rich.console import Console
+
+    from polytask.cli.progress import FoldsProgress
+    from polytask.evaluation.folds import cross_validate
+
+    try:
+        with FoldsProgress(folds, Console()) as progress:
+            scores = cross_validate(recipe, folds, on_fold=progress.fold, on_epoch=progress.epoch)
+    except KeyboardInterrupt:
+        kept = "nothing was to be saved" if out is None else f"the run in {out} is saved, without folds.json"
+        before = "; the scores of those before it are above" if progress.done else ""
+        raise KeyboardInterrupt(f"interrupted in fold {progress.done + 1} of {folds}{before}; {kept}") from None
+    typer.echo(f"\nScores over {folds} folds, each judged by the network that has not seen it\n{scores}")
+    _tell([f"note: {note}" for note in scores.notes if note not in told])
+    if out is not None:
+        _put_beside(scores.to_dict(), Path(out) / "folds.json")
+
+
+def _put_beside(found: dict[str, Any], place: Path) -> None:
+    """Put what was found, and has been printed, into the folder of a run."""
+    from polytask.run_folder import write_whole
+
+    try:
+        write_whole(place, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        mend = "Make room or mend the place; what was there is unchanged."
+        raise PolytaskError("cannot be written", where=str(place), found=error.strerror or str(error), mend=mend) from None
+    typer.echo(f"\nsaved in {place}")
 
 
 def _followed(out: str | None, train: Callable[[FitProgress], Run]) -> Run:

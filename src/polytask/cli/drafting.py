@@ -36,7 +36,7 @@ ADVICE = {
     "columns": "The kinds of input columns: number, category, boolean or date. Where a guess is wrong, change it and take away "
     "the '# ' before it and before columns:.",
     "drop": "Columns that are no inputs: those that name the rows, and those that would give a label away.",
-    "primary": "The tasks whose validation loss chooses the epoch; [] for all.",
+    "primary": "The tasks whose validation losses choose the epochs, while the others only help them to learn; [] for all.",
     "unlabeled": "Where a task has no label in the training rows: stop with an error, or keep its untrained head.",
     "seed": "Of the split, the initial weights, dropout and the order of rows.",
 }

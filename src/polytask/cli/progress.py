@@ -12,7 +12,10 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from polytask.errors import listed
+
 if TYPE_CHECKING:
+    from polytask.scores import Scores
     from polytask.training import Epoch
 
 N_LINES = 10
@@ -33,6 +36,10 @@ class _Shown:
         if self.display is not None:
             self.display.live.stop()
 
+    def _say(self, text: str) -> None:
+        line = textwrap.fill(text, WIDTH, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
 
 class FitProgress(_Shown):
     """Follows one training; call it after every epoch, inside ``with``.
@@ -44,17 +51,18 @@ class FitProgress(_Shown):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self.latest: Epoch | None = None
-        self.best: Epoch | None = None
+        self.best: dict[str, int] = {}  # the best epoch so far of each task
         self.said = 0
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         super().__exit__(kind, error, trace)
-        if self.latest is None or self.best is None:
+        if self.latest is None:
             return
         if self.said != self.latest.epoch:
             self._say(self._losses(self.latest))
         if kind is None:
-            self._say(f"best epoch {self.best.epoch} of {self.latest.epoch}, {self.latest.seconds:.1f} s")
+            each = "" if self._best().startswith("epoch ") else f": {listed(f'{task} {n}' for task, n in self.best.items())}"
+            self._say(f"best {self._best()} of {self.latest.epoch}, {self.latest.seconds:.1f} s{each}")
 
     def __call__(self, epoch: Epoch) -> None:
         """Take in an epoch."""
@@ -62,7 +70,7 @@ class FitProgress(_Shown):
             rows = "validation" if epoch.validation else "training"
             self._say(f"Losses on the {rows} rows, divided by that of the best constant (1 knows nothing)")
         self.latest = epoch
-        self.best = epoch if epoch.best or self.best is None else self.best
+        self.best |= dict.fromkeys(epoch.best, epoch.epoch)
         if self.display is not None:
             words = f"epoch {epoch.epoch} of at most {epoch.last}"
             self.display.show(words, epoch.epoch, epoch.last, self._losses(epoch))
@@ -71,16 +79,44 @@ class FitProgress(_Shown):
             self.said = epoch.epoch
 
     def _losses(self, epoch: Epoch) -> str:
-        """The losses of an epoch on a line: their mean, that of each task, and the best epoch so far."""
-        losses = epoch.validation or epoch.training
-        mean = sum(losses.values()) / len(losses) if epoch.selection is None else epoch.selection
-        tasks = "  ".join(f"{task} {loss:.4f}" for task, loss in losses.items())
-        best = f"  (best: epoch {self.best.epoch})" if self.best is not None and not epoch.best else ""
-        return f"epoch {epoch.epoch:>3}  mean {mean:.4f}  {tasks}{best}"
+        """The losses of an epoch on a line, and the best epoch so far."""
+        best = f"  (best: {self._best()})" if self.best and set(epoch.best) != set(self.best) else ""
+        return f"{_losses_of(epoch)}{best}"
 
-    def _say(self, text: str) -> None:
-        line = textwrap.fill(text, WIDTH, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    def _best(self) -> str:
+        """The best epoch, or the first and the last of those that are best for some task."""
+        first, last = (least(self.best.values(), default=0) for least in (min, max))
+        return f"epoch {last}" if first == last else f"epochs {first} to {last}"
+
+
+class FoldsProgress(_Shown):
+    """Follows the trainings of a cross-validation: ``epoch`` after each of their epochs, ``fold`` when a fold has judged.
+
+    Args:
+        n_folds: How many there are.
+        console: Where to say it.
+
+    Attributes:
+        done: The folds that have judged.
+    """
+
+    def __init__(self, n_folds: int, console: Console) -> None:
+        super().__init__(console)
+        self.n_folds = n_folds
+        self.done = 0
+
+    def epoch(self, number: int, epoch: Epoch) -> None:
+        """Take in an epoch of the training of a fold."""
+        if self.display is not None:
+            words, passed = f"fold {number} of {self.n_folds}", (number - 1) * epoch.last + epoch.epoch
+            self.display.show(words, passed, self.n_folds * epoch.last, _losses_of(epoch))
+
+    def fold(self, number: int, scores: Scores) -> None:
+        """Take in the scores of a fold; the first metric of each task is told."""
+        self.done = number
+        first = [(task, *pair) for task, found in scores.items() for pair in list(found.scores.items())[:1]]
+        told = "  ".join(f"{task} {metric} {score.value:.4g}" for task, metric, score in first)
+        self._say(f"fold {number} of {self.n_folds}  {told}")
 
 
 class CompareProgress(_Shown):
@@ -96,7 +132,15 @@ class CompareProgress(_Shown):
         if self.display is not None:
             self.display.show(words, number - 1, total, name)
         else:
-            self.console.print(f"{words}: {name}", markup=False, highlight=False, soft_wrap=True)
+            self._say(f"{words}: {name}")
+
+
+def _losses_of(epoch: Epoch) -> str:
+    """The losses of an epoch on a line: their mean and that of each task."""
+    losses = epoch.validation or epoch.training
+    mean = sum(losses.values()) / len(losses) if epoch.selection is None else epoch.selection
+    tasks = "  ".join(f"{task} {loss:.4f}" for task, loss in losses.items())
+    return f"epoch {epoch.epoch:>3}  mean {mean:.4f}  {tasks}"
 
 
 class _Display:
