@@ -21,6 +21,8 @@ SNIFFED_BYTES = 1 << 16
 BLOCK_BYTES = 1 << 24
 FIRST_CELLS = 100
 LIKELY_ENCODINGS = ("utf-8", "utf-16", "utf-16-le", "utf-16-be", "gbk", "cp1252", "latin-1")
+# In UTF-16 without a byte-order mark delimiters and line ends at least have one.
+MANY_ZEROS = 0.1
 # Of a wrong encoding: characters that no table holds.
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffe]")
 SIGNATURES = {
@@ -280,7 +282,8 @@ def _reads(sample: bytes, encoding: str) -> bool:
         text = codecs.getincrementaldecoder(encoding)().decode(sample)
     except UnicodeError:
         return False
-    return CONTROLS.search(text) is None and ("\n" in text or not encoding.startswith("utf-16"))
+    zeros = sample.count(0) / max(len(sample), 1)
+    return CONTROLS.search(text) is None and (zeros > MANY_ZEROS or encoding not in ("utf-16-le", "utf-16-be"))
 
 
 def _quotes_at_cell_starts(data: bytes, delimiter: str) -> bytes:
