@@ -16,9 +16,10 @@ from polytask.balancer import Balancer
 from polytask.bundle import Bundle
 from polytask.encoder import Encoder
 from polytask.errors import PolytaskError
-from polytask.experiment import Run, fit, load
+from polytask.experiment import fit
 from polytask.head import Head
 from polytask.recipe import Recipe
+from polytask.run import Run, load
 from polytask.sharing import Sharing
 from polytask.sources.frame import Frame
 from polytask.task import Task

@@ -14,7 +14,9 @@ _HOMES = {
     "polytask.training": ("Trainer",),
     "polytask.optimization": ("Optimizer",),
     "polytask.splitting": ("Split",),
-    "polytask.experiment": ("fit", "load", "resume", "Run"),
+    "polytask.experiment": ("fit", "resume"),
+    "polytask.run": ("Run", "load"),
+    "polytask.warm_start": ("WarmStart",),
     "polytask.estimator": ("MultiTaskEstimator",),
     "polytask.evaluation.folds": ("cross_validate",),
     "polytask.gradients.balance": ("Balance",),
@@ -39,15 +41,15 @@ if TYPE_CHECKING:
     from polytask.errors import PolytaskError as PolytaskError
     from polytask.estimator import MultiTaskEstimator as MultiTaskEstimator
     from polytask.evaluation.folds import cross_validate as cross_validate
-    from polytask.experiment import Run as Run
     from polytask.experiment import fit as fit
-    from polytask.experiment import load as load
     from polytask.experiment import resume as resume
     from polytask.gradients.balance import Balance as Balance
     from polytask.heads.linear import Linear as Linear
     from polytask.heads.mlp import MLP as MLP
     from polytask.optimization import Optimizer as Optimizer
     from polytask.recipe import Recipe as Recipe
+    from polytask.run import Run as Run
+    from polytask.run import load as load
     from polytask.sharings.hard import Hard as Hard
     from polytask.sources.arff import ARFF as ARFF
     from polytask.sources.arrays import Arrays as Arrays
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from polytask.tasks.quantile import Quantile as Quantile
     from polytask.tasks.regression import Regression as Regression
     from polytask.training import Trainer as Trainer
+    from polytask.warm_start import WarmStart as WarmStart
 
 
 def __getattr__(name: str) -> Any:

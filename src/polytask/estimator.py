@@ -22,7 +22,7 @@ from torch import nn
 from polytask.cells import ColumnKind
 from polytask.component import Settings
 from polytask.errors import PolytaskError, listed
-from polytask.experiment import Run, fit, load
+from polytask.experiment import fit
 from polytask.labels import (
     CLASS_KINDS,
     check_labels,
@@ -34,6 +34,7 @@ from polytask.labels import (
     weighted,
 )
 from polytask.recipe import Recipe
+from polytask.run import Run, load
 from polytask.source import as_table, like
 from polytask.sources import Frame
 from polytask.splitting import Split

@@ -168,6 +168,10 @@ class Recipe(Settings):
             }
         )
 
+    def fingerprints(self) -> dict[str, str]:
+        """What tells each source's data from others, by its name."""
+        return {source.label: source.fingerprint() for source in self.sources}
+
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
         return self.model_dump(mode="json")

@@ -112,7 +112,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_answers_are_the_same_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_folder: Path, suffix: str
 ) -> None:
-    monkeypatch.setattr("polytask.experiment.PIECE_ROWS", 4096)
+    monkeypatch.setattr("polytask.run.PIECE_ROWS", 4096)
     monkeypatch.setattr("polytask.sources.parquet.PIECE_ROWS", 1000)
     monkeypatch.setattr(_pieces, "PIECE_CHARACTERS", 100_000)
     frame, path = houses(10_000, 5), tmp_path / f"new.{suffix}"

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from polytask.cli.progress import FitProgress
-    from polytask.experiment import Run
     from polytask.recipe import Recipe
+    from polytask.run import Run
 
 MISTAKE = 2
 N_NEW_ROWS = 5
@@ -158,7 +158,7 @@ def init(words: Words) -> None:
 @app.command(epilog=_examples("polytask evaluate run/ houses-test.csv"))
 def evaluate(run: RunFolder, rows: Rows, source: SourceName = None) -> None:
     """Score a run on the rows of a file that has the labels."""
-    from polytask.experiment import load
+    from polytask.run import load
 
     typer.echo(load(run).evaluate(rows, source=source))
 
@@ -182,7 +182,7 @@ def predict(
     from polytask.cli.answers import check_out, write_answers
 
     place = None if out is None else check_out(out, overwrite)
-    from polytask.experiment import load
+    from polytask.run import load
 
     chosen = None if tasks is None else parse_list(tasks)
     pieces = load(run).predict_pieces(rows, chosen, source=source, probabilities=probabilities)
@@ -199,7 +199,7 @@ def keep(
     overwrite: Overwrite = False,
 ) -> None:
     """Save a run with some of its tasks only, to ship without the others; what it answers stays the same."""
-    from polytask.experiment import load
+    from polytask.run import load
     from polytask.run_folder import check_free
 
     check_free(out, overwrite)
@@ -219,7 +219,7 @@ def compare(
     from rich.console import Console
 
     from polytask.cli.progress import CompareProgress
-    from polytask.experiment import load
+    from polytask.run import load
     from polytask.run_folder import check_writable
 
     trained, place = load(run), Path(run).expanduser() / "compare.json"
