@@ -119,6 +119,6 @@ def test_a_scheme_with_weights_of_its_own_is_parted_by_names() -> None:
 def test_a_scheme_that_does_not_part_its_tasks_is_told() -> None:
     run = fit(of(sharing=Sharing.coerce("two_branch")))
     run.keep("price", "condition")
-    what = "sharing two_branch: the answers of 'condition' would be others without the tasks it had beside it"
+    what = "sharing two_branch: the answers of 'condition' depend on which other tasks there are"
     with pytest.raises(PolytaskError, match=what):
         run.keep("condition")

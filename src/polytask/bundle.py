@@ -24,6 +24,7 @@ from polytask.encoder import Encoder
 from polytask.errors import PolytaskError, did_you_mean, listed, one_line, shown
 from polytask.fitted import FittedTask
 from polytask.head import Head
+from polytask.keeping import Chosen
 from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
 from polytask.sharing import Sharing
 from polytask.task import Codec, Task
@@ -80,6 +81,32 @@ class Manifest(Settings):
     tasks: tuple[TaskRecord, ...]
     snapshots: tuple[tuple[str, ...], ...] = ()
 
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The manifest in the ``model/`` folder of a run.
+
+        Raises:
+            PolytaskError: There is none, it is damaged or of a newer format, or it names what is not there.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            mend = "Give the run folder that `polytask fit --out` wrote."
+            raise PolytaskError("not a polytask model: it has no manifest", where=str(path), mend=mend)
+        try:
+            fields: Any = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise PolytaskError("the manifest is damaged", where=str(path), found=one_line(error), mend=MEND) from None
+        if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
+            raise PolytaskError("not a polytask manifest", where=str(path), found=shown(fields), mend=MEND)
+        if fields["format"] > FORMAT:
+            what = f"written by a newer polytask ({fields.get('polytask')}), format {fields['format']}"
+            raise PolytaskError(what, where=str(path), mend="Install that version or a later one.")
+        try:
+            return cls(**fields)
+        except (PolytaskError, ValidationError) as error:
+            mend = "If it names a plug-in, install or define it before loading."
+            raise PolytaskError(f"the manifest cannot be used: {error}", where=str(path), mend=mend) from None
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -107,7 +134,7 @@ class Bundle:
             raise PolytaskError("the snapshots of a model have each task once", found=str(manifest.snapshots))
         return cls(manifest, Snapshots([_network(manifest, group) for group in manifest.snapshots], names))
 
-    def with_weights(self, chosen: Sequence[tuple[tuple[str, ...], Mapping[str, Tensor]]]) -> Self:
+    def with_weights(self, chosen: Sequence[Chosen]) -> Self:
         """This network with the weights chosen for its tasks; where these are of several epochs it becomes as many networks."""
         if len(chosen) < 2:
             for _, weights in chosen:
@@ -122,7 +149,7 @@ class Bundle:
         bundle.model.eval()
         return bundle
 
-    def chosen_weights(self) -> list[tuple[tuple[str, ...], Mapping[str, Tensor]]]:
+    def chosen_weights(self) -> list[Chosen]:
         """What ``with_weights`` takes: the tasks of each network, with its weights."""
         networks = list(self.model.networks) if isinstance(self.model, Snapshots) else [self.model]
         return [(tuple(network.tasks), network.state_dict()) for network in networks]  # type: ignore[arg-type]
@@ -160,8 +187,13 @@ class Bundle:
             columns |= fitted.task.answer(fitted.views(output), fitted.codec, probabilities)
         return pa.table(columns)
 
-    def input_set(self, table: pa.Table, source: str | None = None) -> int:
+    def input_set(self, table: pa.Table, source: str | None = None, where: str = "the new rows") -> int:
         """Which set of input columns a table has; where it has those of several, the largest.
+
+        Args:
+            table: The rows, which messages call ``where``.
+            source: The name of the training source that they are like, where it is known.
+            where: See ``table``.
 
         Raises:
             PolytaskError: It lacks columns of all of them, or there is no source of that name.
@@ -179,7 +211,7 @@ class Bundle:
             mend = did_you_mean(lacking[best][0], sorted(there))
             columns = "1 input column is" if len(lacking[best]) == 1 else f"{len(lacking[best])} input columns are"
             what = f"{columns} missing: {listed(map(repr, lacking[best]))}"
-            raise PolytaskError(what, where="the new rows", mend=mend)
+            raise PolytaskError(what, where=where, mend=mend)
         return best
 
     def dataset(self, table: pa.Table, index: int, labels: Mapping[str, pa.Array] | None = None) -> Dataset:
@@ -232,8 +264,8 @@ class Bundle:
         for part in self.manifest.inputs:
             one, two = self._tried(part.codec, tasks), other._tried(part.codec, tasks)
             if changed := [task for task in tasks if not torch.equal(one[task], two[task])]:
-                what = f"the answers of {listed(map(repr, changed))} would be others without the tasks it had beside it"
-                mend = "This scheme does not part its tasks: use the whole run."
+                what = f"the answers of {listed(map(repr, changed))} depend on which other tasks there are"
+                mend = "It does not part its tasks: keep them all, and freeze nothing."
                 raise PolytaskError(what, where=f"sharing {self.manifest.sharing.kind}", mend=mend)
 
     def _tried(self, codec: InputCodec, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -282,7 +314,7 @@ class Bundle:
         Raises:
             PolytaskError: Not a polytask model, damaged, or of a newer format.
         """
-        manifest = _with_modules(_read_manifest(folder / MANIFEST), modules or {})
+        manifest = _with_modules(Manifest.read(folder), modules or {})
         shapes = _stored_shapes(folder / WEIGHTS)
         with _AllocationLimit(4 * sum(map(math.prod, shapes.values())) + 1_000_000, folder):
             bundle = cls.build(manifest)
@@ -314,26 +346,6 @@ class _AllocationLimit(TorchDispatchMode):
             if self.left < 0:
                 raise PolytaskError("the manifest asks for a larger network than the weights are", where=str(self.folder))
         return func(*args, **(kwargs or {}))
-
-
-def _read_manifest(path: Path) -> Manifest:
-    if not path.is_file():
-        mend = "Give the run folder that `polytask fit --out` wrote."
-        raise PolytaskError("not a polytask model: it has no manifest", where=str(path), mend=mend)
-    try:
-        fields: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise PolytaskError("the manifest is damaged", where=str(path), found=one_line(error), mend=MEND) from None
-    if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
-        raise PolytaskError("not a polytask manifest", where=str(path), found=shown(fields), mend=MEND)
-    if fields["format"] > FORMAT:
-        what = f"written by a newer polytask ({fields.get('polytask')}), format {fields['format']}"
-        raise PolytaskError(what, where=str(path), mend="Install that version or a later one.")
-    try:
-        return Manifest(**fields)
-    except (PolytaskError, ValidationError) as error:
-        mend = "If it names a plug-in, install or define it before loading."
-        raise PolytaskError(f"the manifest cannot be used: {error}", where=str(path), mend=mend) from None
 
 
 def _with_modules(manifest: Manifest, modules: Mapping[str, nn.Module]) -> Manifest:

@@ -39,7 +39,7 @@ from polytask.run_folder import (
     begin,
     cannot_write,
     check_free,
-    is_unfinished,
+    finished,
     read_record,
     settled,
 )
@@ -147,8 +147,12 @@ class Run:
             on_fit: Called before each training with its name, its number and how many there are.
 
         Raises:
-            PolytaskError: The run was loaded and its data are gone or have changed.
+            PolytaskError: The run began from another, or was loaded and its data are gone or have changed.
         """
+        if self.recipe.warm_start is not None:
+            what = "a run that began with the weights of another cannot be compared: they know more than its own rows"
+            mend = f"Compare {self.recipe.warm_start.run}, or fit without warm_start."
+            raise PolytaskError(what, where="compare", mend=mend)
         if self._prepared is None:
             changed = [
                 label for label, digest in self._fingerprints(self.recipe).items() if digest != self.record["data"].get(label)
@@ -168,11 +172,15 @@ class Run:
         row counts stay those of the whole training.
 
         Raises:
-            PolytaskError: A task is unknown or none is named, or the sharing scheme does not part the tasks.
+            PolytaskError: A task is unknown or none is named, the sharing scheme does not part the tasks, or all of them are
+                tasks that this run took along from the one that it began from.
         """
-        bundle = self.bundle.keep(tasks)
+        bundle, begun = self.bundle.keep(tasks), self.recipe.warm_start
         columns = {source: part.codec.names for part in bundle.manifest.inputs for source in part.sources}
         recipe = self.recipe.keep(tasks, columns)
+        if begun is not None and not recipe.tasks:
+            what, mend = "all of these tasks are those of the earlier run", f"Keep them of {begun.run}."
+            raise PolytaskError(what, where="keep", found=listed(tasks), mend=mend)
         left, before = n_parameters(bundle.model), n_parameters(self.bundle.model)
         note = f"kept of a run of {len(self.bundle.tasks)} tasks: {left:,} of its {before:,} parameters are left"
         record = self.record | {
@@ -322,17 +330,18 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
     """Prepare, train, score and save."""
     began = time.perf_counter()
     prepared = prepare(recipe)
-    fingerprints = Run._fingerprints(recipe)
+    fingerprints, origin = Run._fingerprints(recipe), prepared.origin
     if place is None:
         bundle, history = train_bundle(recipe, prepared, on_epoch=on_epoch)
         before = 0.0
     else:
-        with _saving(recipe, place / CHECKPOINTS, fingerprints, anew) as checkpoints:
+        data = fingerprints if origin is None else fingerprints | {str(origin.settings.run): origin.fingerprint}
+        with _saving(recipe, place / CHECKPOINTS, data, anew) as checkpoints:
             bundle, history = train_bundle(recipe, prepared, on_epoch=on_epoch, checkpoints=checkpoints)
         before = checkpoints.seconds
     judged = "test" if prepared.test.n_rows else "validation" if prepared.validation.n_rows else "training"
     scores = score(bundle, getattr(prepared, judged), recipe.seed)
-    record = {
+    record: dict[str, Any] = {
         "polytask": polytask.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -342,8 +351,12 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
         "seconds": round(before + time.perf_counter() - began, 3),
         "best_epochs": {task: epoch.epoch for epoch in history for task in epoch.best},
         "data": fingerprints,
+        "parts": dict(prepared.parts),
         "notes": [*prepared.notes, *left_out(history), *gradient_notes(history)],
     }
+    if origin is not None:
+        record["warm_start"] = {"run": str(origin.settings.run), "weights": origin.fingerprint}
+        record["notes"] += origin.seen_before(fingerprints, prepared.parts)
     run = Run(recipe, bundle, scores, [epoch.to_dict() for epoch in history], record, prepared)
     if place is not None:
         _write_or_rescue(run, place)
@@ -397,12 +410,7 @@ def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> 
     Raises:
         PolytaskError: Not a run folder, or a damaged one.
     """
-    place = settled(folder)
-    if not place.is_dir():
-        raise PolytaskError("no such run folder", where=str(place), mend="`polytask fit ... --out run/` makes one.")
-    if is_unfinished(place):
-        mend = f"If it is not going on still, `polytask resume {folder}` (polytask.resume) goes on with it."
-        raise PolytaskError("the training of this run is not finished", where=str(folder), mend=mend)
+    place = finished(folder)
     bundle = Bundle.load(place / MODEL, modules)
     recipe = Recipe.from_yaml(place / RECIPE)
     record, scores, history = read_record(place)
@@ -426,8 +434,9 @@ def _check_of_one_run(run: Run, place: Path) -> None:
     """
     tasks, sources = {task.name for task in run.recipe.tasks}, {source.label for source in run.recipe.sources}
     learned = {name for epoch in run.history for name in epoch["training"]}  # before some were kept, of more tasks
-    said = {MODEL: set(run.bundle.tasks) - tasks, SCORES: set(run.scores()) - tasks, RECORD: set(run.record["data"]) - sources}
-    said[HISTORY] = learned if learned.isdisjoint(tasks) else set()
+    said = {SCORES: set(run.scores()) - tasks, RECORD: set(run.record["data"]) - sources}
+    if run.recipe.warm_start is None:  # else there may be tasks of the earlier run, which were not trained here
+        said |= {MODEL: set(run.bundle.tasks) - tasks, HISTORY: learned if learned.isdisjoint(tasks) else set()}
     for file, strange in said.items():
         if strange:
             found = f"{listed(map(repr, sorted(strange)))}, where the recipe has {listed(map(repr, sorted(tasks | sources)))}"
@@ -457,7 +466,8 @@ def _of_rows(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
 
 
 def _anchored(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"sources": tuple(source.anchored() for source in recipe.sources)})
+    sources, begun = tuple(source.anchored() for source in recipe.sources), recipe.warm_start
+    return recipe.model_copy(update={"sources": sources, "warm_start": begun and begun.anchored()})
 
 
 def _json(value: object, indent: int | None = 1) -> str:

@@ -26,17 +26,20 @@ class FittedTask:
     members: int = 1
 
     @classmethod
-    def fit(cls, task: Task, column: pa.Array, weights: Float[Tensor, " N"] | None = None) -> FittedTask:
+    def fit(
+        cls, task: Task, column: pa.Array, weights: Float[Tensor, " N"] | None = None, codec: Codec | None = None
+    ) -> FittedTask:
         """Fit the codec, the best constant and its loss on the training labels of ``column`` (nulls are missing labels).
 
         Args:
             task: The task.
             column: Its labels.
             weights: How much each row counts; None for all alike.
+            codec: One that is kept: only the constant, its loss and the mean weight are found.
         """
         labels, rows = column.drop_null(), np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
         with rows_named(lambda row: int(rows[row])):
-            codec = task.fit_target(labels)
+            codec = task.fit_target(labels) if codec is None else codec
             target, _ = task.encode(labels, codec)
         if weights is None or not len(labels):
             each = torch.ones(len(labels), dtype=torch.float64)

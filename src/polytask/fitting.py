@@ -24,6 +24,7 @@ from polytask.scores import Scores, score_task
 from polytask.task import Task
 from polytask.trainer import train
 from polytask.training import Epoch
+from polytask.warm_start import frozen
 
 
 def train_bundle(
@@ -48,9 +49,13 @@ def train_bundle(
     Raises:
         PolytaskError: A loss is no longer finite, a part cannot be built, or a task has no row to be tuned on.
     """
-    chosen = [fitted for fitted in prepared.tasks if tasks is None or fitted.task.name in tasks]
-    names = [fitted.task.name for fitted in chosen]
-    for fitted in chosen:
+    wanted, origin = [fitted for fitted in prepared.tasks if tasks is None or fitted.task.name in tasks], prepared.origin
+    records = [TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in wanted]
+    if origin is not None:
+        records = [*origin.records(), *records]
+        wanted = [fitted for fitted in wanted if fitted.task.name not in origin.frozen_tasks]
+    names = [fitted.task.name for fitted in wanted]
+    for fitted in wanted:
         _held_out(fitted.task, prepared)  # said before training
     seed = recipe.seed if seed is None else seed
     manifest = Manifest(
@@ -59,33 +64,37 @@ def train_bundle(
         sharing=recipe.sharing,
         head=recipe.head,
         seed=seed,
-        inputs=tuple(part.keep(names) for part in prepared.inputs),
-        tasks=tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in chosen),
+        inputs=tuple(part.keep([record.task.name for record in records]) for part in prepared.inputs),
+        tasks=tuple(records),
     )
     bundle, training = Bundle.build(manifest), _labeled(prepared.training, names)
     assert isinstance(bundle.model, MultiTaskModel)  # no manifest of a recipe has snapshots
     if recipe.trainer.scale_stages:
-        scale_stages(bundle.model, training, seed)
-    trained = train(
-        bundle.model,
-        training,
-        _labeled(prepared.validation, names),
-        recipe.trainer,
-        recipe.balancer,
-        seed=seed,
-        primary=[name for name in recipe.primary if name in names],
-        mixing=recipe.mixing,
-        on_epoch=on_epoch,
-        checkpoints=checkpoints,
-    )
-    bundle = bundle.with_weights(trained.chosen)
-    _tune(bundle, prepared)
+        scale_stages(bundle.model, training, seed)  # before weights of an earlier run take their place
+    with frozen(bundle.model, () if origin is None else origin.begin(bundle)):
+        trained = train(
+            bundle.model,
+            training,
+            _labeled(prepared.validation, names),
+            recipe.trainer,
+            recipe.balancer,
+            seed=seed,
+            primary=[name for name in recipe.primary if name in names],
+            mixing=recipe.mixing,
+            begun=() if origin is None else origin.begun(names),
+            on_epoch=on_epoch,
+            checkpoints=checkpoints,
+        )
+    chosen = trained.chosen or [(tuple(names), bundle.model.state_dict())]
+    bundle = bundle.with_weights(chosen if origin is None else origin.with_frozen_tasks(chosen))
+    _tune(bundle, prepared, names)
     return bundle, trained.history
 
 
-def _tune(bundle: Bundle, prepared: Prepared) -> None:
-    """Let the tasks learn what they learn from a trained network's answers."""
-    for name, fitted in bundle.tasks.items():
+def _tune(bundle: Bundle, prepared: Prepared, tasks: Sequence[str]) -> None:
+    """Let these tasks learn what they learn from a trained network's answers."""
+    for name in tasks:
+        fitted = bundle.tasks[name]
         data = _held_out(fitted.task, prepared)
         rows = data.present[name]
         if fitted.task.tunes and bool(rows.any()):

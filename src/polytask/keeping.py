@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 Weights = dict[str, Tensor]
+Chosen = tuple[tuple[str, ...], Mapping[str, Tensor]]  # some tasks, and the weights that they answer with
 MIN_GAIN = 1e-3
 
 
@@ -96,12 +97,12 @@ class Best:
     """The weights of the best epoch so far, for each group of tasks; groups of the same epoch have one copy.
 
     Attributes:
-        epochs: Per group its best epoch, from 1; 0 before the first.
+        epochs: Per group its best epoch, None before the first; up to 0 are those that it began with.
     """
 
     def __init__(self, groups: Sequence[Judged]) -> None:
         self.groups = tuple(groups)
-        self.epochs = [0] * len(self.groups)
+        self.epochs: list[int | None] = [None] * len(self.groups)
         self.losses = [math.inf] * len(self.groups)
         self.marks = list(self.losses)
         self.weights: dict[int, Weights] = {}
@@ -131,16 +132,18 @@ class Best:
         self.marks = list(self.losses) if gained else self.marks
         return gained
 
-    def chosen(self) -> list[tuple[tuple[str, ...], Weights]]:
+    def chosen(self) -> list[Chosen]:
         """The tasks of each epoch that is best for some, with its weights.
 
         A group that never had a finite loss goes with the latest of these epochs.
         """
+        if not self.weights:
+            return []
         tasks: dict[int, tuple[str, ...]] = {}
         for epoch, group in zip(self.epochs, self.groups, strict=True):
-            number = epoch or max(self.epochs)
+            number = max(self.weights) if epoch is None else epoch
             tasks[number] = (*tasks.get(number, ()), *group.tasks)
-        return [(names, self.weights[epoch]) for epoch, names in sorted(tasks.items()) if epoch]
+        return [(names, self.weights[epoch]) for epoch, names in sorted(tasks.items())]
 
     def state_dict(self) -> dict[str, Any]:
         """What is needed to go on."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,13 @@ class MultiTaskModel(nn.Module):
         wanted = tuple(self.tasks) if tasks is None else tasks
         features = self.trunk(inputs, wanted)
         return {task: self._output(task, features[task]) for task in wanted}
+
+    def train(self, mode: bool = True) -> Self:
+        """As for any module, but parts all of whose parameters are frozen stay in evaluation mode."""
+        super().train(mode)
+        for part in _frozen_parts([self.trunk, self.heads]):
+            part.eval()
+        return self
 
     def losses(self, batch: Batch, of_answers: bool = False) -> dict[str, Tensor]:
         """The mean loss of each task with a label in this batch, divided by its null loss and times its weight.
@@ -176,6 +184,16 @@ class OneForAll(nn.Module):
     def forward(self, features: Sequence[Features]) -> Tensor:
         output: Tensor = self.head(tuple(folded(part, self.members) for part in features))
         return output.view(-1, self.members, *output.shape[1:])
+
+
+def _frozen_parts(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """These modules, or the largest parts of them, that have parameters of which none is trained."""
+    for module in modules:
+        trained = [parameter.requires_grad for parameter in module.parameters()]
+        if trained and not any(trained):
+            yield module
+        else:
+            yield from _frozen_parts(module.children())
 
 
 def _no_outputs(fitted: FittedTask) -> Tensor:

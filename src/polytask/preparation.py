@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +22,8 @@ from polytask.leaks import column_notes, find_leaks
 from polytask.recipe import Recipe
 from polytask.source import Source
 from polytask.splitting import TEST, TRAIN, VALIDATION, assign, assign_fold
-from polytask.task import Task, numbers
+from polytask.task import Codec, Task, numbers
+from polytask.warm_start import Origin
 
 FREE = -1
 MAX_STRATA = 20
@@ -38,6 +40,8 @@ class Prepared:
         inputs: The distinct sets of input columns.
         tasks: The tasks with their codecs, fitted on the training rows.
         notes: What the reader should know: labels that are missing in a part, columns left out.
+        parts: Per source the sha256, in hexadecimal, of which of its rows is in which part.
+        origin: The earlier run that the weights begin with, and what goes on of it; None where they begin anew.
     """
 
     training: Dataset
@@ -46,6 +50,8 @@ class Prepared:
     inputs: tuple[InputSet, ...]
     tasks: tuple[FittedTask, ...]
     notes: tuple[str, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
+    origin: Origin | None = None
 
 
 @dataclass
@@ -70,9 +76,11 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     Raises:
         PolytaskError: Whatever is wrong with the files, the columns, the labels or the split.
     """
+    notes: list[str] = []
+    origin = _origin(recipe, notes)
     loaded = [_load(source) for source in recipe.sources]
     _attach_tasks(recipe, loaded)
-    _choose_inputs(recipe, loaded)
+    _choose_inputs(recipe, loaded, origin, notes)
     for item in loaded:
         _split(recipe, item, fold)
     groups: dict[tuple[str, ...], list[_Loaded]] = {}
@@ -80,18 +88,25 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
         groups.setdefault(item.inputs, []).append(item)
     ordered = [item for group in groups.values() for item in group]
     parts = np.concatenate([item.parts for item in ordered])
-    notes: list[str] = []
-    sets, inputs = zip(*(_input_set(recipe, names, group, notes) for names, group in groups.items()), strict=True)
+    sets, inputs = zip(*(_input_set(recipe, names, group, origin, notes) for names, group in groups.items()), strict=True)
+    labels = {task.name: _label_column(task, ordered).filter(pa.array(parts == TRAIN)) for task in recipe.tasks}
+    known = {} if origin is None else origin.codecs(recipe.tasks, recipe.head, labels, notes)
+    if origin is not None:
+        origin = origin.going_on(labels, known, notes)
+        sets = origin.with_carried(sets)
+        inputs = (*inputs, *({} for _ in sets[len(inputs) :]))
     with rows_named(_row_names(ordered)):
-        tasks = tuple(_fitted(recipe, task, ordered, parts, notes) for task in recipe.tasks)
+        tasks = tuple(
+            _fitted(recipe, t, ordered, parts == TRAIN, labels[t.name], known.get(t.name), notes) for t in recipe.tasks
+        )
         targets, present, weights = {}, {}, {}
         for fitted in tasks:
             name = fitted.task.name
             targets[name], present[name] = fitted.task.encode(_label_column(fitted.task, ordered), fitted.codec)
             if fitted.task.weight_column is not None:
                 weights[name] = fitted.scaled_weights(_row_weights(fitted.task, ordered))
-    origin = np.repeat(np.arange(len(ordered)), [len(item.parts) for item in ordered])
-    sources = {item.source.label: torch.from_numpy(origin == index) for index, item in enumerate(ordered)}
+    source_of = np.repeat(np.arange(len(ordered)), [len(item.parts) for item in ordered])
+    sources = {item.source.label: torch.from_numpy(source_of == index) for index, item in enumerate(ordered)}
     everything = Dataset(tuple(inputs), targets, present, sources=sources, weights=weights)
     labeled, marks = torch.stack(list(present.values())).any(0), torch.from_numpy(parts)
     if not bool((labeled & (marks == TRAIN)).any()):
@@ -110,6 +125,8 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
         inputs=tuple(sets),
         tasks=tasks,
         notes=tuple(notes),
+        parts={item.source.label: hashlib.sha256(item.parts.tobytes()).hexdigest() for item in ordered},
+        origin=origin,
     )
 
 
@@ -168,26 +185,46 @@ def _attach_tasks(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
             raise PolytaskError("this source labels no task", where=f"source {item.source.label!r}", mend=mend)
 
 
-def _choose_inputs(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
+def _origin(recipe: Recipe, notes: list[str]) -> Origin | None:
+    """The earlier run that the recipe goes on from."""
+    if recipe.warm_start is None:
+        return None
+    notes.append(recipe.warm_start.told)
+    return Origin.read(recipe.warm_start, recipe.encoder, recipe.sharing, [recipe.head, *(task.head for task in recipe.tasks)])
+
+
+def _choose_inputs(recipe: Recipe, loaded: Sequence[_Loaded], origin: Origin | None, notes: list[str]) -> None:
     every = sorted({name for item in loaded for name in item.table.column_names})
     for name, where in [*((n, "drop") for n in recipe.drop), *((n, "columns") for n in recipe.columns)]:
         if name not in every:
             raise PolytaskError(f"no column {name!r}", where=where, mend=did_you_mean(name, every))
     for item in loaded:
-        labels = {column: task.name for task in item.tasks for column in task.own_columns}
-        there = item.table.column_names
-        for name in item.source.inputs or ():
-            where = f"source {item.source.label!r}, inputs"
-            if name not in there:
-                raise PolytaskError(f"no column {name!r}", where=where, mend=did_you_mean(name, there))
-            if name in labels:
-                what = f"column {name!r} labels task {labels[name]!r} of the same source, so it cannot be an input"
-                raise PolytaskError(what, where=where, mend="Take it out of the inputs.")
-        barred = {*labels, *recipe.drop, recipe.split.group}
-        item.inputs = tuple(name for name in item.source.inputs or there if name not in barred)
+        barred, wanted = _barred(recipe, item), item.source.inputs or item.table.column_names
+        if origin is None:
+            item.inputs = tuple(name for name in wanted if name not in barred)
+        else:
+            item.inputs = origin.columns_of(item.source.label, item.table, barred, notes)
         if not item.inputs:
             mend = "Drop fewer columns."
             raise PolytaskError("no input columns are left", where=f"source {item.source.label!r}", mend=mend)
+
+
+def _barred(recipe: Recipe, item: _Loaded) -> dict[str, str]:
+    """The columns of a source that are no inputs, and why."""
+    labels = {column: task.name for task in item.tasks for column in task.own_columns}
+    there, wanted = item.table.column_names, item.source.inputs or ()
+    for name in wanted:
+        where = f"source {item.source.label!r}, inputs"
+        if name not in there:
+            raise PolytaskError(f"no column {name!r}", where=where, mend=did_you_mean(name, there))
+        if name in labels:
+            what = f"column {name!r} labels task {labels[name]!r} of the same source, so it cannot be an input"
+            raise PolytaskError(what, where=where, mend="Take it out of the inputs.")
+    reasons = {name: "is not among the inputs of its source" for name in there if wanted and name not in wanted}
+    reasons |= dict.fromkeys(recipe.drop, "is dropped")
+    if recipe.split.group is not None:
+        reasons[recipe.split.group] = "says which rows belong together"
+    return reasons | {column: f"labels task {task!r}" for column, task in labels.items()}
 
 
 def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
@@ -221,28 +258,40 @@ def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
     )
 
 
-def _input_set(recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded], notes: list[str]) -> tuple[InputSet, Inputs]:
+def _input_set(
+    recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded], origin: Origin | None, notes: list[str]
+) -> tuple[InputSet, Inputs]:
     table = _stacked([item.table for item in group], names)
     rows = np.concatenate([item.parts for item in group]) == TRAIN
     marks = pa.array(rows)
     training = table.filter(marks)
     given: Mapping[str, ColumnKind] = {name: kind for name, kind in recipe.columns.items() if name in names}
-    kinds = {**kinds_of_first([piece for item in group for piece in item.pieces.values()], names), **given}
     with rows_named(_row_names(group)):
-        check_cells(table, names, kinds)  # of all rows, before the training rows alone are read
-        codec: InputCodec = recipe.encoder.fit_inputs(training, names, kinds)
+        if origin is not None:
+            codec: InputCodec = origin.codec_of(names, given)
+        else:
+            kinds = {**kinds_of_first([piece for item in group for piece in item.pieces.values()], names), **given}
+            check_cells(table, names, kinds)  # of all rows, before the training rows alone are read
+            codec = recipe.encoder.fit_inputs(training, names, kinds)
+            doubtful = [name for name in codec.names if name not in given and names_rows(training[name]) == "perhaps"]
+            notes += column_notes(codec.constant, codec.identifiers, doubtful)
         encoded = codec.encode(table)
     labels = {task.name for item in group for task in item.tasks}
-    doubtful = [name for name in codec.names if name not in given and names_rows(training[name]) == "perhaps"]
-    notes += column_notes(codec.constant, codec.identifiers, doubtful)
     known = {task.name: _label_column(task, group).filter(marks) for task in recipe.tasks if task.name in labels}
     notes += map(str, find_leaks(training, codec.names, known))
     return InputSet(codec=codec, sources={i.source.label: tuple(t.name for t in i.tasks) for i in group}), encoded
 
 
-def _fitted(recipe: Recipe, task: Task, loaded: Sequence[_Loaded], parts: NDArray[np.int8], notes: list[str]) -> FittedTask:
-    rows = parts == TRAIN
-    training = _label_column(task, loaded).filter(pa.array(rows))
+def _fitted(
+    recipe: Recipe,
+    task: Task,
+    loaded: Sequence[_Loaded],
+    rows: NDArray[np.bool_],
+    training: pa.Array,
+    codec: Codec | None,
+    notes: list[str],
+) -> FittedTask:
+    """A task with what it learns from the labels of the training ``rows``."""
     if training.null_count == len(training):
         where = f"task {task.name!r}, column {listed(task.label_columns)!r}"
         if recipe.unlabeled == "error":
@@ -251,7 +300,7 @@ def _fitted(recipe: Recipe, task: Task, loaded: Sequence[_Loaded], parts: NDArra
         notes.append(f"task {task.name!r} has no label in the training rows: its head stays untrained")
     positions = np.flatnonzero(rows)
     with rows_named(lambda row: int(positions[row])):
-        return FittedTask.fit(task, training, None if task.weight_column is None else _row_weights(task, loaded)[rows])
+        return FittedTask.fit(task, training, None if task.weight_column is None else _row_weights(task, loaded)[rows], codec)
 
 
 def _label_column(task: Task, loaded: Sequence[_Loaded]) -> pa.Array:

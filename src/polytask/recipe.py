@@ -23,6 +23,7 @@ from polytask.source import Source, open_source
 from polytask.splitting import Split
 from polytask.task import Task
 from polytask.training import Trainer
+from polytask.warm_start import WarmStart
 
 DEFAULT_KINDS = {"encoder": "tabm", "sharing": "hard", "head": "linear", "balancer": "equal"}
 FAMILIES: dict[str, type[Component]] = {family.family: family for family in (Source, Task, Encoder, Sharing, Head, Balancer)}
@@ -47,6 +48,7 @@ class Recipe(Settings):
         drop: Columns that are not inputs.
         primary: The tasks whose validation losses choose the epochs, the others only help them to learn; empty for all.
         unlabeled: What to do where a task has no label in the training rows: stop with an error, or keep its untrained head.
+        warm_start: The earlier run whose weights the training begins with; None for new ones.
         seed: Of the split, the initial weights, dropout and the order of rows.
 
     Raises:
@@ -73,6 +75,7 @@ class Recipe(Settings):
     drop: tuple[str, ...] = ()
     primary: tuple[str, ...] = ()
     unlabeled: Literal["error", "keep"] = "error"
+    warm_start: WarmStart | None = None
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="before")

@@ -110,6 +110,21 @@ def is_unfinished(place: Path) -> bool:
     return place.is_dir() and [path.name for path in place.iterdir()] == [CHECKPOINTS]
 
 
+def finished(folder: str | Path) -> Path:
+    """The place of a run whose training is finished.
+
+    Raises:
+        PolytaskError: There is no such folder, or the training is not finished.
+    """
+    place = settled(folder)
+    if not place.is_dir():
+        raise PolytaskError("no such run folder", where=str(place), mend="`polytask fit ... --out run/` makes one.")
+    if is_unfinished(place):
+        mend = f"If it is not going on still, `polytask resume {folder}` (polytask.resume) goes on with it."
+        raise PolytaskError("the training of this run is not finished", where=str(folder), mend=mend)
+    return place
+
+
 def settled(folder: str | Path) -> Path:
     """The absolute place of a run, where a crash in the middle of replacing it is mended."""
     place = Path(folder).expanduser().absolute()

@@ -16,7 +16,7 @@ from polytask.balancer import Balancer
 from polytask.batch import Dataset
 from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError, listed
-from polytask.keeping import Best, Judged, Weights
+from polytask.keeping import Best, Chosen, Judged, copied
 from polytask.mixing import Mixing, mixed_batches
 from polytask.model import MultiTaskModel, mean_losses
 from polytask.optimization import rate_at
@@ -38,7 +38,7 @@ class Trained:
     """
 
     history: list[Epoch]
-    chosen: list[tuple[tuple[str, ...], Weights]]
+    chosen: list[Chosen]
 
 
 def train(
@@ -51,6 +51,7 @@ def train(
     seed: int = 0,
     primary: Sequence[str] = (),
     mixing: Mixing | None = None,
+    begun: Sequence[Chosen] = (),
     on_epoch: Callable[[Epoch], None] | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> Trained:
@@ -65,6 +66,7 @@ def train(
         seed: Of the order of rows; dropout has the model's.
         primary: The tasks that choose the epoch; empty for all.
         mixing: The share of each source of rows in an epoch; None for that of its rows.
+        begun: The weights of an earlier training, each with the tasks that it answered; they stay where no epoch is better.
         on_epoch: Called after every epoch, and first for those done before it went on.
         checkpoints: Where the state is saved; what lies there is gone on from, bit for bit as if it had never stopped.
 
@@ -74,7 +76,7 @@ def train(
             or gradient is not; the other tasks' updates are those of a batch in which it has no label.)
     """
     with _deterministic(settings.deterministic), torch.random.fork_rng():
-        return _Loop(model, training, validation, settings, balancer, seed, primary, mixing).run(on_epoch, checkpoints)
+        return _Loop(model, training, validation, settings, balancer, seed, primary, mixing).run(begun, on_epoch, checkpoints)
 
 
 class _Loop:
@@ -119,11 +121,15 @@ class _Loop:
         rest = tuple(task for task in self.training.tasks if task not in alone)
         return [*(Judged((task,), (task,)) for task in alone), *([Judged(rest, self.deciding)] if rest else [])]
 
-    def run(self, on_epoch: Callable[[Epoch], None] | None, checkpoints: Checkpoints | None) -> Trained:
+    def run(
+        self, begun: Sequence[Chosen], on_epoch: Callable[[Epoch], None] | None, checkpoints: Checkpoints | None
+    ) -> Trained:
         self.began = time.perf_counter()
         saved = None if checkpoints is None else checkpoints.load()
         if saved is None:
             set_scales(self.model, self.training, self.batch_size)
+            if begun and self.deciding:
+                self._judge_begun(begun)
         else:
             self._restore(saved)
         tell: Callable[[Epoch], None] = on_epoch or (lambda _: None)
@@ -164,13 +170,12 @@ class _Loop:
 
     def _close(self) -> None:
         """The end of an epoch: is it the best so far, and was it the last?"""
-        update = self.update
         training = {task: float(self.sums[task]) / self.counts[task] for task in self.training.tasks if task in self.sums}
         self._check_weights()
-        with update.averaged():
+        with self.update.averaged():
             validation = self._validate()
             better = self.best.offer(self.epoch + 1, validation, self.model)
-        selection = Judged((), self.deciding).mean(validation)
+        self._put_down(self.epoch + 1, training, validation, better)
         self.waited = 0 if self.best.gained() else self.waited + 1
         if (
             self.settings.schedule == "plateau"
@@ -179,9 +184,31 @@ class _Loop:
         ):
             self.factor *= PLATEAU_FACTOR
         self.epoch, self.batch = self.epoch + 1, 0
+        waited_long = self.waited >= self.settings.n_patient(self.steps_per_epoch)
+        self.ended = self.epoch == self.n_epochs or waited_long or self._is_late()
+        self.sums, self.counts, self.update.dropped = {}, {}, {}
+
+    def _judge_begun(self, begun: Sequence[Chosen]) -> None:
+        """Judge the weights of an earlier training as epoch 0: where tasks are chosen for apart each answers with its own."""
+        first = copied(self.model)
+        losses: dict[str, float] = {}
+        better: tuple[str, ...] = ()
+        for number, (tasks, weights) in enumerate(begun if self.settings.best == "task" else [(self.training.tasks, {})]):
+            self.model.load_state_dict(first | {key: value for key, value in weights.items() if key in first})
+            own = {task: loss for task, loss in self._validate().items() if task in tasks}
+            better += self.best.offer(-number, own, self.model)
+            losses |= own
+        self.model.load_state_dict(first)
+        self.best.gained()
+        self._put_down(0, {}, losses, better)
+
+    def _put_down(self, number: int, training: dict[str, float], validation: dict[str, float], better: tuple[str, ...]) -> None:
+        """Put an epoch down in the history."""
+        update = self.update
+        selection = Judged((), self.deciding).mean(validation)
         self.history.append(
             Epoch(
-                epoch=self.epoch,
+                epoch=number,
                 last=self.n_epochs,
                 seconds=time.perf_counter() - self.began,
                 learning_rate=update.optimizer.param_groups[0]["lr"],
@@ -194,9 +221,6 @@ class _Loop:
                 gradients=update.norms.taken(),
             )
         )
-        waited_long = self.waited >= self.settings.n_patient(self.steps_per_epoch)
-        self.ended = self.epoch == self.n_epochs or waited_long or self._is_late()
-        self.sums, self.counts, update.dropped = {}, {}, {}
 
     def _is_late(self) -> bool:
         minutes = self.settings.minutes

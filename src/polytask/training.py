@@ -124,7 +124,7 @@ class Epoch:
     """What happened in an epoch; losses are normalized, so 1 is the best constant prediction.
 
     Attributes:
-        epoch: Counted from 1.
+        epoch: Counted from 1; 0 is what an earlier training began with, before the first step.
         last: The most epochs there can be.
         seconds: Since training began.
         learning_rate: At its end.

@@ -55,7 +55,7 @@ def test_a_test_file_judges_the_run_and_no_fold() -> None:
     [
         (["--folds", "1"], "folds: at least two folds are needed. Found: 1. Ask for 5 or 10."),
         (["--folds", "161"], "split: too few rows for 161 folds. Found: 160 rows. Give more rows, or ask for fewer folds."),
-        (["--folds", "4", "--group", "suburb"], "split: too few groups for 4 folds. Found: 3 groups."),
+        (["--folds", "4", "--group", "suburb"], "split.group: too few groups for 4 folds. Found: 3 groups."),
         (["--folds", "4", "--time", "sold"], "split.time: rows in the order of time have no folds."),
     ],
 )
@@ -108,7 +108,7 @@ def _full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     write = Path.write_text
 
     def full(path: Path, text: str, **options: str) -> int:
-        if path.name == "folds.json":
+        if "folds.json" in path.name:
             raise OSError(28, "No space left on device")
         return write(path, text, **options)
 
@@ -119,5 +119,7 @@ def _full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_written_is_printed_all_the_same() -> None:
     answer = polytask(*FIT, "--folds", "2", "--out", "run")
     assert answer.code == 2
-    assert answer.err == "error: run/folds.json: cannot be written: No space left on device.\n"
+    assert answer.err.startswith("error: run/folds.json: cannot be written. Found: No space left on device. Make room")
     assert "Scores over 2 folds" in answer.out
+    assert load("run").scores()
+    assert not list(Path("run").glob("*folds.json*"))

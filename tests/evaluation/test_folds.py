@@ -140,7 +140,7 @@ def test_a_class_of_a_fold_that_its_training_rows_lack_is_told_before_any_traini
     asked = recipe(sources=[Frame(frame)], tasks=[Multiclass("town")])
     lone = next(number for number in range(1, 6) if not prepared_without_error(asked, number))
     epochs: list[int] = []
-    told = r"fold \d of 5, task 'town', column 'town': 1 labels are of a class that the training rows do not have"
+    told = r"fold \d of 5, task 'town', column 'town': 1 label is not among those of the training rows"
     with pytest.raises(PolytaskError, match=told if lone > 1 else told.partition(", ")[2]):
         cross_validate(asked, 5, on_epoch=lambda number, _: epochs.append(number))
     assert epochs == []

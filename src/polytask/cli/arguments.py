@@ -191,6 +191,23 @@ class Words:
     encoder: Annotated[str | None, _how("--encoder", "See: polytask list encoders.", metavar="KIND")] = None
     sharing: Annotated[str | None, _how("--sharing", "See: polytask list sharings.", metavar="KIND")] = None
     balancer: Annotated[str | None, _how("--balancer", "See: polytask list balancers.", metavar="KIND")] = None
+    warm_start: Annotated[
+        str | None,
+        _how(
+            "--warm-start",
+            "Begin with the weights of an earlier run, its encoder, sharing and head; without --task its tasks too.",
+            metavar="RUN",
+        ),
+    ] = None
+    freeze: Annotated[
+        str | None,
+        _how(
+            "--freeze",
+            "What stays as it was there: nothing; shared, all before the heads; or everything, so that only what is new is "
+            "trained. With the last two its other tasks are taken along.",
+            metavar="WHAT",
+        ),
+    ] = None
     set: Annotated[
         list[str],
         _how(
@@ -246,6 +263,8 @@ class Words:
             "encoder": self.encoder,
             "sharing": self.sharing,
             "balancer": self.balancer,
+            "warm_start.run": self.warm_start,
+            "warm_start.freeze": self.freeze,
             "split.group": self.group,
             "split.time": self.time,
             "primary": self.primary or None,

@@ -114,7 +114,7 @@ def fit(words: Words, out: Out = None, overwrite: Overwrite = False, folds: Fold
     else:
         _with_folds(recipe, folds, out, overwrite)
     if out is not None:
-        _say_next_of(out)
+        _say_next_of(out, recipe)
 
 
 @app.command(epilog=_examples("polytask resume run/"))
@@ -125,11 +125,11 @@ def resume(run: RunFolder) -> None:
 
     asked = Path(run) / CHECKPOINTS / RECIPE
     if not asked.is_file():
-        go_on(run)  # says what is wrong, if anything is
+        trained = go_on(run)  # says what is wrong, if anything is
         typer.echo(f"the training in {run} is finished already")
     else:
-        _followed(run, lambda on_epoch: go_on(run, on_epoch=on_epoch))
-    _say_next_of(run)
+        trained = _followed(run, lambda on_epoch: go_on(run, on_epoch=on_epoch))
+    _say_next_of(run, trained.recipe)
 
 
 @app.command(
@@ -372,7 +372,7 @@ def _cross_validated(recipe: Recipe, folds: int, out: str | None = None, told: S
     typer.echo(f"\nScores over {folds} folds, each judged by the network that has not seen it\n{scores}")
     _tell([f"note: {note}" for note in scores.notes if note not in told])
     if out is not None:
-        _put_beside(scores.to_dict(), Path(out) / "folds.json")
+        _put_beside(scores.to_dict(), Path(out).expanduser() / "folds.json")
 
 
 def _put_beside(found: dict[str, Any], place: Path) -> None:
@@ -411,9 +411,10 @@ def _tell(lines: list[str], err: bool = False) -> None:
         typer.echo(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False), err=err)
 
 
-def _say_next_of(out: str) -> None:
+def _say_next_of(out: str, recipe: Recipe) -> None:
     run = shlex.quote(out)
-    _say_next(f"polytask compare {run}", f"polytask predict {run} NEW.csv --out answers.csv")
+    compare = [f"polytask compare {run}"] if len(recipe.tasks) > 1 and recipe.warm_start is None else []
+    _say_next(*compare, f"polytask predict {run} NEW.csv --out answers.csv")
 
 
 def _say_next(*commands: str) -> None:

@@ -38,6 +38,7 @@ ADVICE = {
     "drop": "Columns that are no inputs: those that name the rows, and those that would give a label away.",
     "primary": "The tasks whose validation losses choose the epochs, while the others only help them to learn; [] for all.",
     "unlabeled": "Where a task has no label in the training rows: stop with an error, or keep its untrained head.",
+    "warm_start": "To go on from an earlier run, {run: its folder, freeze: nothing, shared or everything}.",
     "seed": "Of the split, the initial weights, dropout and the order of rows.",
 }
 
@@ -52,7 +53,7 @@ def draft(start: Start) -> str:
     for name in ("encoder", "sharing", "head", "balancer", "trainer", "split", "mixing"):
         blocks[name] = [f"{name}:", *_fields(getattr(recipe, name), "  ")]
     blocks["columns"] = list(_columns(start))
-    for name in ("drop", "primary", "unlabeled", "seed"):
+    for name in ("drop", "primary", "unlabeled", "warm_start", "seed"):
         blocks[name] = [f"{name}: {yaml_text(values[name])}"]
     texts = [_comment(ABOUT), *("\n".join([_comment(ADVICE[name]), *lines]) for name, lines in blocks.items())]
     return "\n\n".join(texts) + "\n"

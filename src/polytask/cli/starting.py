@@ -9,11 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
+from polytask.bundle import Manifest
 from polytask.cli.arguments import TaskWords, Words, flag, parse_column
 from polytask.cli.catalog import summaries
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.guessing import guess_task
 from polytask.recipe import Recipe, changed
+from polytask.run_folder import MODEL, finished
 from polytask.source import Source, open_source
 
 PARTS_WITH_KINDS = ("encoder", "sharing", "head", "balancer")
@@ -49,15 +51,17 @@ def start(words: Words, read_all: bool = False) -> Start:
     Raises:
         PolytaskError: A file, column, kind or field does not exist, or a kind cannot be guessed.
     """
-    asked = words.tasks()
+    earlier = None if words.warm_start is None else Manifest.read(finished(words.warm_start) / MODEL)
+    known = {} if earlier is None else {record.task.name: record.task.to_dict() for record in earlier.tasks}
+    asked = words.tasks() or [TaskWords(name) for name in known]
     if not asked:
         mend = "Say what to predict: --task COLUMN. `polytask init FILES` lists the columns."
         raise PolytaskError("no task is named", mend=mend)
     sources = open_sources(words, asked)
     fields: dict[str, Any] = {
         "sources": [source.to_dict() for source in sources.values()],
-        "tasks": [_task_fields(task, sources) for task in asked],
-        **{name: Recipe.model_fields[name].get_default(call_default_factory=True).kind for name in PARTS_WITH_KINDS},
+        "tasks": [_task_fields(task, sources, known) for task in asked],
+        **_parts(earlier),
         "drop": list(words.drop),
         "columns": dict(map(parse_column, words.column)),
     }
@@ -98,6 +102,14 @@ def open_sources(words: Words, asked: Sequence[TaskWords]) -> dict[str, Source]:
     return sources
 
 
+def _parts(earlier: Manifest | None) -> dict[str, Any]:
+    """Encoder, sharing, head and balancer: those of the run that is gone on from, else the default kinds."""
+    parts = {name: Recipe.model_fields[name].get_default(call_default_factory=True).kind for name in PARTS_WITH_KINDS}
+    if earlier is None:
+        return parts
+    return parts | {name: getattr(earlier, name).to_dict() for name in ("encoder", "sharing", "head")}
+
+
 def _guessed(task: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> tuple[str, str]:
     """The kind of a task, by the first source that has its column."""
     name, source = task["name"], task.get("source")
@@ -114,8 +126,10 @@ def _guessed(task: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> tuple[s
         raise error.inside(f"task {name!r}, column {column!r}") from None
 
 
-def _task_fields(task: TaskWords, sources: Mapping[str, Source]) -> dict[str, Any]:
-    fields: dict[str, Any] = {"name": task.name}
+def _task_fields(task: TaskWords, sources: Mapping[str, Source], known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What the words say of a task; where they do not say its kind, it is what it was in the run that is gone on from."""
+    before = known.get(task.name, {}) if task.kind is None else {}
+    fields: dict[str, Any] = {**before, "name": task.name} | ({"source": None} if before else {})
     if task.file is not None:
         fields |= {"column": task.column, "source": sources[_absolute(task.file)].label}
     return fields if task.kind is None else {"kind": _known_kind(task.name, task.kind), **fields}

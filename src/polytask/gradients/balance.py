@@ -163,7 +163,7 @@ class Balance:
             update, new = balancer.step(state, replace(signals, jacobian=jacobian))
             gradients.write_update(update)
             weights = update.new_zeros(0)
-        if penalty is not None:
+        if penalty is not None and penalty.requires_grad:  # that of a frozen trunk does not
             penalty.backward()
         self._done(signals, weights, new, index)
         return losses
