@@ -211,7 +211,8 @@ def explain_validation(error: ValidationError, owner: str, fields: Sequence[str]
 
 def _words(detail: Mapping[str, Any]) -> str:
     message: str = detail["msg"]
-    return WORDS.get(detail["type"]) or message.removeprefix("Value error, ").removeprefix("Input ")
+    said = message.removeprefix("Value error, ").removeprefix("Input ")
+    return WORDS.get(detail["type"]) or said.partition(", unable to ")[0]
 
 
 def _place(loc: Iterable[int | str], given: Any) -> str:

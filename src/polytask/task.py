@@ -230,8 +230,8 @@ class Task(Component, family="tasks"):
         """What the loss of each row is multiplied by for its label; None where all count alike."""
         return None
 
-    def weighted_losses(self, output: Float[Tensor, "B width"], target: Tensor, codec: Codec) -> Float[Tensor, " B"]:
-        """The task's own loss of each row, weighed for its label."""
+    def weighted_losses(self, output: Tensor, target: Tensor, codec: Codec) -> Tensor:
+        """The task's own loss of each row ``[B]``, weighed for its label."""
         weights, losses = self.row_weights(target, codec), self.row_losses(output, target)
         return losses if weights is None else losses * weights
 

@@ -202,7 +202,7 @@ def test_a_full_disk_from_the_first_checkpoint_on() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows limits no file's size")
-@pytest.mark.parametrize("out", ["answers.csv", "answers.parquet"])
+@pytest.mark.parametrize("out", ["answers.csv", pytest.param("answers.parquet", marks=pytest.mark.slow)])
 def test_a_full_disk_for_answers(out: str) -> None:
     Path(out).write_text("kept")
     ended = with_room_for(100, "predict", "run", "houses.csv", "--out", out, "--overwrite")
