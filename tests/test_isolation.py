@@ -55,7 +55,7 @@ def recipe(source: object, hidden: Task | None = HIDDEN, **fields: object) -> Re
     tasks = [PRICE, SOLD] if hidden is None else [PRICE, hidden, SOLD]
     settings: dict[str, object] = {
         "encoder": Table(width=16, depth=1, dropout=0.3),
-        "trainer": Trainer(epochs=3, batch_size=32),
+        "trainer": Trainer(epochs=3, batch_size=32, best="mean"),
         "unlabeled": "keep",
     }
     return Recipe(sources=[source], tasks=tasks, **(settings | fields))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import polytask
-from polytask import experiment
+from polytask.run import Run
 from tests.cli.command import fit_houses, mistake, write_houses
 from tests.cli.command import polytask as command
 
@@ -212,14 +212,14 @@ def test_a_full_disk_for_answers(out: str) -> None:
 
 
 def test_a_full_disk_at_the_end_puts_the_run_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    written = experiment.Run._write
+    written = Run.write
 
-    def full(run: experiment.Run, place: Path) -> Path:
+    def full(run: Run, place: Path) -> Path:
         if place.name == "full":
             raise polytask.PolytaskError("cannot write the run", where=str(place), found="No space left on device")
         return written(run, place)
 
-    monkeypatch.setattr(experiment.Run, "_write", full)
+    monkeypatch.setattr(Run, "write", full)
     told = mistake(*FIT, "--out", "full")
     assert "full: cannot write the run. Found: No space left on device. The run was saved in '" in told
     rescued = Path(told.split("'")[1])

@@ -282,8 +282,11 @@ def _reads(sample: bytes, encoding: str) -> bool:
         text = codecs.getincrementaldecoder(encoding)().decode(sample)
     except UnicodeError:
         return False
-    zeros = sample.count(0) / max(len(sample), 1)
-    return CONTROLS.search(text) is None and (zeros > MANY_ZEROS or encoding not in ("utf-16-le", "utf-16-be"))
+    if CONTROLS.search(text) is not None:
+        return False
+    zeros = sample.count(0)  # in the order of bytes that is right, each is half of a Latin letter
+    marked = zeros > MANY_ZEROS * len(sample) and 2 * sum(letter < "\u0100" for letter in text) > zeros
+    return marked or encoding not in ("utf-16-le", "utf-16-be")
 
 
 def _quotes_at_cell_starts(data: bytes, delimiter: str) -> bytes:
