@@ -109,7 +109,7 @@ def test_a_file_of_a_run_is_a_folder(file: str) -> None:
         ("history.jsonl", "history.jsonl is not of the run that recipe.yaml is of. Found: 'rooms', where the recipe has "),
         (
             "recipe.yaml",
-            "model is not of the run that recipe.yaml is of. Found: 'condition', 'price', 'waterfront', where the ",
+            " is not of the run that recipe.yaml is of. Found: 'condition', 'price', 'waterfront', where the ",
         ),
         ("model/manifest.json", "of the weights do not fit the manifest. Found: "),
         ("model/weights.safetensors", "of the weights do not fit the manifest. Found: "),
