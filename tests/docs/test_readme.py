@@ -24,6 +24,8 @@ def blocks() -> list[tuple[str, str, str]]:
 def make_data(folder: Path) -> None:
     houses(300).to_csv(folder / "houses.csv", index=False)
     houses(50, seed=1).to_csv(folder / "houses-test.csv", index=False)
+    sold = houses(200, seed=3)
+    sold.assign(days=sold["age"] + sold["lot"] / 10).to_csv(folder / "houses-sold.csv", index=False)
     labels = ["price", "condition"]
     houses(20, seed=2).drop(columns=labels).to_csv(folder / "houses-new.csv", index=False)
     for seed, name in enumerate(("student-mat", "student-por")):
