@@ -15,6 +15,7 @@ from polytask.errors import PolytaskError, rows_named
 from polytask.task import Codec, Task
 
 NULL_LOSS_FLOOR = 1e-8
+WALL = 1e30
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,13 @@ class FittedTask:
             optimizer.zero_grad()
             loss = (self._losses(output.expand(len(value), -1), value) * each).mean()
             loss.backward()
+            if not (output.grad is not None and bool(output.grad.isfinite().all()) and math.isfinite(loss.detach())):
+                output.grad = torch.zeros_like(output)  # the line search knows no NaN: a wall that it turns back from
+                return torch.full_like(loss, WALL)
             return loss
 
         with torch.enable_grad():
+            if float(closure().detach()) == WALL:
+                return start
             optimizer.step(closure)
         return output.detach().float() if bool(torch.isfinite(output).all()) else start

@@ -7,7 +7,6 @@ import os
 import shlex
 import signal
 import sys
-import textwrap
 import warnings
 from io import TextIOWrapper
 from pathlib import Path
@@ -18,18 +17,14 @@ from typer.core import TyperGroup
 
 import polytask
 from polytask.cli.arguments import Words, parse_list, with_words
+from polytask.cli.training import followed, put_beside, recipe_of, say_next, say_next_of, tell, train, train_with_folds
 from polytask.errors import PolytaskError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from polytask.cli.progress import FitProgress
-    from polytask.recipe import Recipe
-    from polytask.run import Run
+    pass
 
 MISTAKE = 2
 N_NEW_ROWS = 5
-WIDTH = 100
 
 
 class Commands(TyperGroup):
@@ -108,13 +103,13 @@ def options(
 @with_words
 def fit(words: Words, out: Out = None, overwrite: Overwrite = False, folds: Folds = None) -> None:
     """Train one network for all tasks of FILES, or of a recipe.yaml, and score it on rows it has not seen."""
-    recipe = _recipe(words, out, overwrite)
+    recipe = recipe_of(words, out, overwrite)
     if folds is None:
-        _trained(recipe, out, overwrite)
+        train(recipe, out, overwrite)
     else:
-        _with_folds(recipe, folds, out, overwrite)
+        train_with_folds(recipe, folds, out, overwrite)
     if out is not None:
-        _say_next_of(out, recipe)
+        say_next_of(out, recipe)
 
 
 @app.command(epilog=_examples("polytask resume run/"))
@@ -128,8 +123,8 @@ def resume(run: RunFolder) -> None:
         trained = go_on(run)  # says what is wrong, if anything is
         typer.echo(f"the training in {run} is finished already")
     else:
-        trained = _followed(run, lambda on_epoch: go_on(run, on_epoch=on_epoch))
-    _say_next_of(run, trained.recipe)
+        trained = followed(run, lambda on_epoch: go_on(run, on_epoch=on_epoch))
+    say_next_of(run, trained.recipe)
 
 
 @app.command(
@@ -151,7 +146,7 @@ def init(words: Words) -> None:
         typer.echo("Choose what to predict: --task COLUMN, or --task COLUMN:kind where the guess is wrong.", err=True)
         return
     started = start(words, read_all=True)
-    _tell(started.told(), err=True)
+    tell(started.told(), err=True)
     typer.echo(draft(started), nl=False)
 
 
@@ -227,7 +222,7 @@ def compare(
     with CompareProgress(Console()) as progress:
         comparison = trained.compare(seeds, on_fit=progress)
     typer.echo(comparison)
-    _put_beside(comparison.to_dict(), place)
+    put_beside(comparison.to_dict(), place)
 
 
 @app.command("list", epilog=_examples("polytask list", "polytask list balancers"))
@@ -280,11 +275,11 @@ def demo(
     tasks = [{"kind": kind, "name": name} for name, kind in kinds.items()]
     recipe = Recipe(**changed({"sources": [{"kind": "two_digits"}], "tasks": tasks}, set_ or []))
     typer.echo("Two scanned digits side by side: which is left, which is right, their sum, and whether they are equal.")
-    _trained(recipe, out, overwrite)
+    train(recipe, out, overwrite)
     test = recipe.sources[0].parts()["test"].drop_columns(list(kinds))
     write_answers([test.slice(0, N_NEW_ROWS)], Path(out) / "new.csv")
     run = shlex.quote(out)
-    _say_next(f"polytask predict {run} {shlex.quote(str(Path(out) / 'new.csv'))}", f"polytask compare {run} --seeds 1")
+    say_next(f"polytask predict {run} {shlex.quote(str(Path(out) / 'new.csv'))}", f"polytask compare {run} --seeds 1")
 
 
 def main() -> None:
@@ -303,119 +298,3 @@ def main() -> None:
             sys.stdout.flush()
         except BrokenPipeError:  # its reader had enough; Python would complain once more at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _recipe(words: Words, out: str | None, overwrite: bool) -> Recipe:
-    """The recipe that a file or the words ask for."""
-    words.tasks()  # a mistake in it is told before anything is read
-    if words.recipes and len(words.files) > 1:
-        raise PolytaskError("give one recipe, or data files, not both", found=", ".join(words.files))
-    if words.recipes and (given := words.only_with_data()):
-        mend = "Change the recipe, or use --set, as in --set tasks.price.kind=ordinal."
-        raise PolytaskError(f"a recipe says this already: {', '.join(given)}", where=words.recipes[0], mend=mend)
-    from polytask.recipe import Recipe
-    from polytask.run_folder import check_free
-
-    if out is not None:
-        check_free(out, overwrite)
-    if words.recipes:
-        return Recipe.from_yaml(words.recipes[0], words.changes())
-    from polytask.cli.starting import start
-
-    started = start(words)
-    _tell(started.told())
-    return started.recipe
-
-
-def _trained(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
-    """Fit with progress, and say how it went."""
-    from polytask.experiment import fit
-
-    if out is None:
-        typer.echo("note: the run will not be saved; --out FOLDER keeps it")
-    return _followed(out, lambda on_epoch: fit(recipe, out, overwrite=overwrite, on_epoch=on_epoch))
-
-
-def _with_folds(recipe: Recipe, folds: int, out: str | None, overwrite: bool) -> None:
-    """Cross-validate; where there is a place for a run, once it is there."""
-    from polytask.checkpoint import Stopped
-    from polytask.evaluation.folds import check_folds
-    from polytask.run_folder import RECIPE
-
-    if out is None:
-        typer.echo("note: no network is kept; with --out FOLDER one is trained on the recipe's own split and saved first")
-        _cross_validated(recipe, folds)
-        return
-    check_folds(recipe, folds)  # a mistake in them is told before the network trains
-    try:
-        run = _trained(recipe, out, overwrite)
-    except Stopped as stopped:
-        later = f"polytask fit {shlex.quote(str(Path(out) / RECIPE))} --folds {folds}"
-        raise Stopped(f"{stopped}, without the folds; after it, `{later}` trains these", stopped.signal) from None
-    _cross_validated(recipe, folds, out, run.record["notes"])
-
-
-def _cross_validated(recipe: Recipe, folds: int, out: str | None = None, told: Sequence[str] = ()) -> None:
-    """Train and judge every fold with progress, and say what they found but the notes that were told already."""
-    from rich.console import Console
-
-    from polytask.cli.progress import FoldsProgress
-    from polytask.evaluation.folds import cross_validate
-
-    try:
-        with FoldsProgress(folds, Console()) as progress:
-            scores = cross_validate(recipe, folds, on_fold=progress.fold, on_epoch=progress.epoch)
-    except KeyboardInterrupt:
-        kept = "nothing was to be saved" if out is None else f"the run in {out} is saved, without folds.json"
-        before = "; the scores of those before it are above" if progress.done else ""
-        raise KeyboardInterrupt(f"interrupted in fold {progress.done + 1} of {folds}{before}; {kept}") from None
-    typer.echo(f"\nScores over {folds} folds, each judged by the network that has not seen it\n{scores}")
-    _tell([f"note: {note}" for note in scores.notes if note not in told])
-    if out is not None:
-        _put_beside(scores.to_dict(), Path(out).expanduser() / "folds.json")
-
-
-def _put_beside(found: dict[str, Any], place: Path) -> None:
-    """Put what was found, and has been printed, into the folder of a run."""
-    from polytask.run_folder import write_whole
-
-    try:
-        write_whole(place, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        mend = "Make room or mend the place; what was there is unchanged."
-        raise PolytaskError("cannot be written", where=str(place), found=error.strerror or str(error), mend=mend) from None
-    typer.echo(f"\nsaved in {place}")
-
-
-def _followed(out: str | None, train: Callable[[FitProgress], Run]) -> Run:
-    """Show a training's progress, then its scores."""
-    from rich.console import Console
-
-    from polytask.cli.progress import FitProgress
-
-    with FitProgress(Console()) as progress:
-        run = train(progress)
-    rows, record = run.record["rows"], run.record
-    sizes = ", ".join(f"{count:,} {part}" for part, count in rows.items())
-    typer.echo(f"rows: {sizes}; {record['parameters']:,} parameters\n")
-    typer.echo(f"Scores on the {record['scored_on']} rows")
-    typer.echo(run.scores())
-    _tell([f"note: {note}" for note in record["notes"]])
-    if out is not None:
-        typer.echo(f"\nsaved in {out}")
-    return run
-
-
-def _tell(lines: list[str], err: bool = False) -> None:
-    for line in lines:
-        typer.echo(textwrap.fill(line, WIDTH, subsequent_indent="    ", break_long_words=False), err=err)
-
-
-def _say_next_of(out: str, recipe: Recipe) -> None:
-    run = shlex.quote(out)
-    compare = [f"polytask compare {run}"] if len(recipe.tasks) > 1 and recipe.warm_start is None else []
-    _say_next(*compare, f"polytask predict {run} NEW.csv --out answers.csv")
-
-
-def _say_next(*commands: str) -> None:
-    typer.echo("\n".join(f"{'next:' if index == 0 else '':<6}{command}" for index, command in enumerate(commands)))
