@@ -30,8 +30,8 @@ class Trainer(Settings):
             steps.
         batch_size: Rows a step; None for the power of two nearest to a fortieth of the rows, from 32 to 512.
         optimizer: Any of torch.optim.
-        schedule: The learning rate over time, after a warm-up: constant, half a cosine, or plateau: times 0.3 whenever the mean
-            validation loss has not improved for a quarter of ``patience`` (of its default where it is "never").
+        schedule: The learning rate over time, after a warm-up: constant, half a cosine, or plateau: times 0.3 after every
+            quarter of ``patience`` (of its default where it is "never") without an improvement.
         warmup: The share of all steps in which the learning rate rises to its value.
         clip: The largest norm of the whole gradient; None does not clip.
         patience: Stop after so many epochs in which the losses that weights are kept by did not fall by a thousandth; None for

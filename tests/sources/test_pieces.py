@@ -104,7 +104,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pieces")
     houses(300).to_csv(folder / "houses.csv", index=False)
     tasks = [Regression("price"), Multiclass("condition"), Binary("waterfront")]
-    recipe = Recipe(sources=[CSV(folder / "houses.csv")], tasks=tasks, drop=["id"], trainer={"epochs": 3})
+    recipe = Recipe(sources=[CSV(folder / "houses.csv")], tasks=tasks, drop=["id"], encoder="table", trainer={"epochs": 3})
     return fit(recipe).save(folder / "run")
 
 
