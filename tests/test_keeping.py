@@ -17,6 +17,7 @@ from polytask.fitting import train_bundle
 from polytask.keeping import Best, Judged
 from polytask.model import Snapshots, mean_losses
 from polytask.preparation import prepare
+from polytask.sharing import module_key
 from polytask.training import Epoch
 from tests.houses import houses
 
@@ -156,3 +157,21 @@ def test_small_gains_of_many_tasks_are_no_hope() -> None:
     best.offer(3, losses | {"d": 0.995}, net)  # with these five they are more than a thousandth on average
     assert best.gained()
     assert not best.gained()
+
+
+def test_a_kept_epoch_has_the_heads_of_its_own_tasks() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = nn.Linear(1, 1)
+            self.heads = nn.ModuleDict({module_key(task): nn.Linear(1, 1) for task in ("a.1", "b", "carried")})
+
+    best = Best([Judged(("a.1",), ("a.1",)), Judged(("b",), ("b",)), Judged(("never",), ("never",))])
+    best.offer(1, {"a.1": 1.0, "b": 1.0}, Net())
+    best.offer(2, {"a.1": 0.5, "b": 2.0}, Net())
+    heads = {
+        epoch: {key.split(".")[1] for key in weights if key.startswith("heads")} for epoch, weights in best.weights.items()
+    }
+    assert heads == {1: {module_key("b"), "task carried"}, 2: {module_key("a.1"), "task carried"}}
+    assert all("trunk.weight" in weights for weights in best.weights.values())
+    assert [tasks for tasks, _ in best.chosen()] == [("b",), ("a.1", "never")]

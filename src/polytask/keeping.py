@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polytask.sharing import module_key
+
 Weights = dict[str, Tensor]
 Chosen = tuple[tuple[str, ...], Mapping[str, Tensor]]  # some tasks, and the weights that they answer with
 MIN_GAIN = 1e-3
@@ -116,9 +118,18 @@ class Best:
                 self.losses[index], self.epochs[index] = loss, epoch
                 better += group.tasks
         if better:
-            kept = {number: weights for number, weights in self.weights.items() if number in self.epochs}
-            self.weights = kept | {epoch: copied(network)}
+            candidates = {**self.weights, epoch: copied(network)}
+            self.weights = {number: self._needed(number, candidates) for number in candidates if number in self.epochs}
         return tuple(better)
+
+    def _needed(self, number: int, candidates: Mapping[int, Weights]) -> Weights:
+        """An epoch's weights without the heads of tasks that answer with another's: with many tasks heads are the most of it."""
+        latest = number == max(candidates)  # goes on also with those that never had a finite loss
+        others = [
+            g.tasks for g, own in zip(self.groups, self.epochs, strict=True) if own != number and not (latest and own is None)
+        ]
+        dropped = {module_key(task) for tasks in others for task in tasks}
+        return {key: value for key, value in candidates[number].items() if _head_of(key) not in dropped}
 
     def gained(self) -> bool:
         """Whether the best losses fell since this was last True: by a thousandth of themselves, on average over the groups.
@@ -156,6 +167,12 @@ class Best:
         self.epochs = list(saved["epochs"])
         self.losses, self.marks = ([math.inf if loss is None else loss for loss in saved[key]] for key in ("losses", "marks"))
         self.weights = {int(epoch): dict(weights) for epoch, weights in saved["weights"].items()}
+
+
+def _head_of(key: str) -> str:
+    """The module key of the task whose head a weight belongs to; empty for the trunk's."""
+    part, _, rest = key.partition(".")
+    return rest.partition(".")[0] if part == "heads" else ""
 
 
 def copied(network: nn.Module) -> Weights:
