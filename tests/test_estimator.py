@@ -42,7 +42,7 @@ NOT_CHECKED = {
 
 @pytest.mark.slow
 @parametrize_with_checks(
-    [MultiTaskEstimator("regression", trainer={"epochs": 30}), MultiTaskEstimator("multiclass", trainer={"epochs": 30})]
+    [MultiTaskEstimator(kind, encoder=Table(width=16), trainer={"epochs": 30}) for kind in ("regression", "multiclass")]
 )
 @pytest.mark.filterwarnings("ignore")
 def test_scikit_learns_own_checks(estimator: Any, check: Any) -> None:

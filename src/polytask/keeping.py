@@ -123,11 +123,10 @@ class Best:
         return tuple(better)
 
     def _needed(self, number: int, candidates: Mapping[int, Weights]) -> Weights:
-        """An epoch's weights without the heads of tasks that answer with another's: with many tasks heads are the most of it."""
+        """An epoch's weights without the heads of tasks that answer with another's: of many tasks these are the most."""
         latest = number == max(candidates)  # goes on also with those that never had a finite loss
-        others = [
-            g.tasks for g, own in zip(self.groups, self.epochs, strict=True) if own != number and not (latest and own is None)
-        ]
+        pairs = zip(self.groups, self.epochs, strict=True)
+        others = [group.tasks for group, own in pairs if own != number and not (latest and own is None)]
         dropped = {module_key(task) for tasks in others for task in tasks}
         return {key: value for key, value in candidates[number].items() if _head_of(key) not in dropped}
 
