@@ -66,7 +66,7 @@ def test_student_as_two_sources(shared_data: Shared) -> None:
 def test_bike_sharing_by_time(shared_data: Shared) -> None:
     source = CSV(shared_data("bike_sharing") / "hour.csv")
     run = fitted(
-        12, sources=[source], tasks=[Count("casual"), Count("registered")], drop=["cnt", "instant"], split=Split(time="dteday")
+        6, sources=[source], tasks=[Count("casual"), Count("registered")], drop=["cnt", "instant"], split=Split(time="dteday")
     )
     assert score(run, "casual", "r2") > 0.6
     assert score(run, "registered", "r2") > 0.7

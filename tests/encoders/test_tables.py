@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -94,3 +95,16 @@ def test_a_periodic_embedding_begins_with_frequencies_of_the_scale_asked_for() -
         stem = Table(embedding="periodic", frequency_scale=scale).stem(CODEC).build()
         frequencies = stem.columns.numbers[0].periodic.weight  # type: ignore[union-attr, index]
         assert 0.5 * scale < float(frequencies.detach().std()) < 1.5 * scale
+
+
+def test_numbers_beyond_the_training_rows_count_as_the_nearest_end() -> None:
+    """Else the last piece goes on: what a date after the training rows does to a count is beyond all bounds."""
+    table = pa.table({"day": np.arange(200.0), "x": np.sin(np.arange(200.0))})
+    codec = InputCodec.fit(table, ["day", "x"])
+    ends = codec.encode(pa.table({"day": [0.0, 199.0], "x": [0.0, 0.0]}))
+    beyond = codec.encode(pa.table({"day": [-50.0, 400.0], "x": [0.0, 0.0]}))
+    for encoder in (Table(width=8), TabM(width=8)):
+        stem = encoder.stem(codec).build().eval()
+        assert torch.equal(stem(ends).tensor, stem(beyond).tensor)
+    plain = Table(width=8, embedding="plain").stem(codec).build().eval()
+    assert not torch.equal(plain(ends).tensor, plain(beyond).tensor)

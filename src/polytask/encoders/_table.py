@@ -27,8 +27,8 @@ class ColumnEncoder(Encoder, abstract=True):
         width: D, the width of the stem's output and of every stage.
         dropout: Probability of dropping a unit.
         embedding: How numbers enter: through piecewise-linear functions whose bins were found on the training rows (Gorishniy
-            2022, equation 1, in the variant that adds a linear path), through learned sines and cosines (section 3.3 there),
-            or as they are.
+            2022, equation 1, in the variant that adds a linear path; a number beyond their ends counts as the nearest end, as
+            in a tree), through learned sines and cosines (section 3.3 there), or as they are.
         embedding_width: The length of a column's vector.
         frequency_scale: The deviation of the initial frequencies of a periodic embedding, in turns per deviation of the column.
     """
@@ -122,7 +122,27 @@ def _embedding(encoder: ColumnEncoder, codec: InputCodec) -> nn.Module:
         periodic: nn.Module = PeriodicEmbeddings(len(codec.numbers), d, frequency_init_scale=scale, lite=False)
         return periodic
     bins = [torch.tensor(edges) for edges in codec.bins]
+    ends = Ends(torch.stack([edges[0] for edges in bins]), torch.stack([edges[-1] for edges in bins]))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*just two bin edges")  # as a boolean or a "is missing" has
         piecewise: nn.Module = PiecewiseLinearEmbeddings(bins, d, activation=False, version="B")
-    return piecewise
+    return nn.Sequential(ends, piecewise)
+
+
+class Ends(nn.Module):
+    """Numbers ``[B, n]`` held between the least and the largest of the training rows.
+
+    The last piece of a piecewise-linear function would go on in its direction: a date 100 days after the training rows is nine of
+    its pieces away, and activations become nine times what any row has taught.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, low: Float[Tensor, " n"], high: Float[Tensor, " n"]) -> None:
+        super().__init__()
+        self.register_buffer("low", low, persistent=False)
+        self.register_buffer("high", high, persistent=False)
+
+    def forward(self, numbers: Float[Tensor, "B n"]) -> Float[Tensor, "B n"]:
+        return numbers.clamp(self.low, self.high)
