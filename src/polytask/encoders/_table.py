@@ -132,8 +132,8 @@ def _embedding(encoder: ColumnEncoder, codec: InputCodec) -> nn.Module:
 class Ends(nn.Module):
     """Numbers ``[B, n]`` held between the least and the largest of the training rows.
 
-    The last piece of a piecewise-linear function would go on in its direction: a date 100 days after the training rows is nine of
-    its pieces away, and activations become nine times what any row has taught.
+    The last piece of a piecewise-linear function would go on in its direction: a date 100 days after the training rows is nine
+    of its pieces away, and activations become nine times what any row has taught.
     """
 
     low: Tensor
