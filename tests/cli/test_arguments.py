@@ -102,13 +102,15 @@ def test_a_list_of_plain_words() -> None:
 
 
 def test_options_become_changes_of_a_recipe_and_set_has_the_last_word() -> None:
-    words = Words(seed=3, epochs=5, balancer="dwa", group='the "house": no', primary=["a"], set=["trainer.epochs=9"])
+    words = Words(
+        seed=3, epochs=5, balancer="dwa", group='the "house": no', primary=['a,"b, c"', "d"], set=["trainer.epochs=9"]
+    )
     assert words.changes() == [
         "seed=3",
         "trainer.epochs=5",
         'balancer="dwa"',
         'split.group="the \\"house\\": no"',
-        'primary=["a"]',
+        'primary=["a", "b, c", "d"]',
         "trainer.epochs=9",
     ]
 

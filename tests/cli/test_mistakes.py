@@ -66,6 +66,7 @@ def _there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["fit", "nowhere.csv", "--task", '"a'], '--task "a: the quote " is never closed'),
         ([*FIT, "--task", "price:count"], "two tasks are called 'price'"),
         ([*FIT, "--drop", "idd"], "drop: no column 'idd'. Did you mean 'id'?"),
+        ([*FIT, "--drop", "id,idd"], "drop: no column 'idd'. Did you mean 'id'?"),
         ([*FIT, "--column", "rooms"], "--column rooms: not a column and its kind"),
         ([*FIT, "--column", "rooms:categry"], "columns.rooms: "),
         ([*FIT, "--column", "suburb:number"], "column 'suburb'"),

@@ -7,7 +7,7 @@ import functools
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Annotated, Any, get_type_hints
 
@@ -90,6 +90,11 @@ def parse_list(text: str) -> list[str]:
     return next(csv.reader([text], skipinitialspace=True), [])
 
 
+def parse_lists(texts: Sequence[str]) -> list[str]:
+    """As ``parse_list``, for an option that may be given several times."""
+    return [word for text in texts for word in parse_list(text)]
+
+
 def flag(field: str) -> str:
     """The option that stands for a field of Words.
 
@@ -157,7 +162,7 @@ class Words:
             metavar="TASK",
         ),
     ] = field(default_factory=list)
-    drop: Annotated[list[str], _what("--drop", "A column that is no input. Repeatable.", metavar="COLUMN")] = field(
+    drop: Annotated[list[str], _what("--drop", "Columns that are no inputs. Repeatable.", metavar="A,B,...")] = field(
         default_factory=list
     )
     inputs: Annotated[
@@ -170,7 +175,7 @@ class Words:
     ] = field(default_factory=list)
     primary: Annotated[
         list[str],
-        _what("--primary", "A task whose validation loss chooses the epoch; all do by default. Repeatable.", metavar="TASK"),
+        _what("--primary", "Tasks whose validation losses choose the epochs; by default all. Repeatable.", metavar="A,B,..."),
     ] = field(default_factory=list)
 
     test: Annotated[str | None, _rows("--test", "A file with the test rows, instead of a share.", metavar="FILE")] = None
@@ -267,7 +272,7 @@ class Words:
             "warm_start.freeze": self.freeze,
             "split.group": self.group,
             "split.time": self.time,
-            "primary": self.primary or None,
+            "primary": parse_lists(self.primary) or None,
         }
         return [*(f"{path}={json.dumps(value)}" for path, value in short.items() if value is not None), *self.set]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from polytask.bundle import Manifest
-from polytask.cli.arguments import TaskWords, Words, flag, parse_column
+from polytask.cli.arguments import TaskWords, Words, flag, parse_column, parse_lists
 from polytask.cli.catalog import summaries
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.guessing import guess_task
@@ -62,7 +62,7 @@ def start(words: Words, read_all: bool = False) -> Start:
         "sources": [source.to_dict() for source in sources.values()],
         "tasks": [_task_fields(task, sources, known) for task in asked],
         **_parts(earlier),
-        "drop": list(words.drop),
+        "drop": parse_lists(words.drop),
         "columns": dict(map(parse_column, words.column)),
     }
     # Changes come first: they may say how a file is to be read.
