@@ -115,7 +115,9 @@ def followed(out: str | None, training: Callable[[FitProgress], Run]) -> Run:
         run = training(progress)
     rows, record = run.record["rows"], run.record
     sizes = ", ".join(f"{count:,} {part}" for part, count in rows.items())
-    typer.echo(f"rows: {sizes}; {record['parameters']:,} parameters\n")
+    n_networks = len(run.bundle.manifest.snapshots)
+    several = f", in {n_networks} networks: the weights of so many epochs" if n_networks else ""
+    typer.echo(f"rows: {sizes}; {record['parameters']:,} parameters{several}\n")
     typer.echo(f"Scores on the {record['scored_on']} rows")
     typer.echo(run.scores())
     tell([f"note: {note}" for note in record["notes"]])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from polytask.bundle import Bundle
-from polytask.errors import listed
+from polytask.errors import counted, listed
 from polytask.fitted import FittedTask
 from polytask.scores import Scores
 
@@ -18,12 +18,12 @@ def model_card(bundle: Bundle, scores: Scores, record: Mapping[str, Any]) -> str
         f"- {_origin(part.sources)}: {', '.join(f'`{name}` ({kind})' for name, kind in part.codec.kinds.items())}"
         for part in bundle.manifest.inputs
     )
-    rows = record["rows"]
+    rows, what = record["rows"], f"{_networks(bundle)} for {counted(len(bundle.tasks), 'task')}"
     notes = "".join(f"- {note}\n" for note in record["notes"]) or "- none\n"
     papers = "\n".join(f"- {kind}: {paper}" for kind, paper in _papers(bundle).items()) or "- none"
     return f"""# Model card
 
-One network for {len(bundle.tasks)} tasks, trained by polytask {record["polytask"]} (torch {record["torch"]}).
+{what}, trained by polytask {record["polytask"]} (torch {record["torch"]}).
 
 ## Tasks
 {tasks}
@@ -49,6 +49,11 @@ Methods:
 `polytask predict RUN new.csv --out answers.csv`, or in Python `polytask.load(RUN).predict(frame)`. The folder holds plain
 values and weights only: loading it runs no code from it.
 """
+
+
+def _networks(bundle: Bundle) -> str:
+    n_networks = len(bundle.manifest.snapshots)
+    return f"One network with the weights of {n_networks} epochs," if n_networks else "One network"
 
 
 def _best(epochs: Mapping[str, int]) -> str:
