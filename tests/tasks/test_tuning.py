@@ -21,6 +21,7 @@ from polytask.task import Task
 from polytask.tasks._classes import best_threshold
 from polytask.tasks.binary import Binary
 from polytask.tasks.multiclass import Multiclass
+from polytask.tasks.multilabel import Multilabel
 from polytask.tasks.ordinal import Ordinal
 from polytask.testing import check_task
 
@@ -90,6 +91,23 @@ def test_the_temperature_of_logits_that_are_too_large_is_found(kind: type[Task],
     assert float(ece.compute(after, target)) < 0.03
     if factor == 3.0:
         assert float(ece.compute(before, target)) > 0.08
+
+
+@pytest.mark.parametrize("factor", [0.4, 3.0])
+def test_the_temperature_of_several_labels_is_found_where_they_are_told(factor: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(4000, 3, generator=generator)
+    target = torch.bernoulli(torch.sigmoid(logits), generator=generator).long()
+    target[::2, 1] = -1
+    texts = [",".join(name for name, on in zip("abc", row, strict=True) if on == 1) for row in target.tolist()]
+    task = FittedTask.fit(Multilabel("y", calibration="temperature", threshold="f1"), pa.array(texts))
+    tuned = task.tuned(logits * factor, target)
+    assert tuned.codec.temperature == pytest.approx(factor, rel=0.1)
+    found = tuned.views(logits * factor)["probability"]
+    torch.testing.assert_close(found, torch.sigmoid(logits.double()), atol=0.03, rtol=0)
+    assert tuned.codec.thresholds != (0.5, 0.5, 0.5)
+    plain = FittedTask.fit(Multilabel("y", threshold="f1"), pa.array(texts)).tuned(logits, target)
+    assert tuned.codec.thresholds == pytest.approx(plain.codec.thresholds, abs=0.03)
 
 
 def test_one_member_at_a_temperature_is_a_softmax_of_divided_logits() -> None:

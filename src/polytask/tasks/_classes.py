@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -26,6 +26,7 @@ Rows = np.ndarray[Any, np.dtype[np.intp]]
 MAX_CLASSES = 10_000
 FEW_ROWS = 20  # fewer may all differ by chance
 MAX_WHOLE = 2.0**63
+Calibration = Literal["temperature"] | None
 LOG_TEMPERATURES = (-3.0, 3.0)
 
 
@@ -60,7 +61,7 @@ class ClassTask(Task, abstract=True):
 
     classes: tuple[ClassValue, ...] | None = None
     class_weights: ClassWeights = None
-    calibration: Literal["temperature"] | None = None
+    calibration: Calibration = None
 
     @model_validator(mode="after")
     def _classes_differ(self) -> Self:
@@ -106,12 +107,8 @@ class ClassTask(Task, abstract=True):
     def tune(self, estimate: Tensor, target: Tensor, codec: Codec, weights: Float[Tensor, " n"]) -> Codec:
         if self.calibration is None:
             return codec
-
-        def loss_at(log_temperature: float) -> float:
-            return float(log_loss(calibrated(estimate, math.exp(log_temperature)), target, weights))
-
-        best = minimize_scalar(loss_at, bounds=LOG_TEMPERATURES, method="bounded")
-        return codec.model_copy(update={"temperature": math.exp(best.x)})
+        best = best_temperature(lambda temperature: log_loss(calibrated(estimate, temperature), target, weights))
+        return codec.model_copy(update={"temperature": best})
 
     @abstractmethod
     def width(self, n_classes: int) -> int:
@@ -157,6 +154,17 @@ def refuse_unseen(unseen: pa.Array, rows: Rows, known: Sequence[str], field: str
     raise CellsError(f"{are(len(unseen), 'label')} not among those of the training rows", cells=cells, where=where, mend=mend)
 
 
+def best_temperature(loss_at: Callable[[float], Tensor]) -> float:
+    """The temperature from e^-3 to e^3 with the least loss."""
+    best = minimize_scalar(lambda log: float(loss_at(math.exp(log))), bounds=LOG_TEMPERATURES, method="bounded")
+    return math.exp(best.x)
+
+
+def each_calibrated(probability: Tensor, temperature: float) -> Tensor:
+    """Probabilities of one or of several yes-or-no questions, of any shape, at a temperature; float64."""
+    return probability.double() if temperature == 1 else torch.sigmoid(torch.logit(probability.double()) / temperature)
+
+
 def calibrated(probability: Tensor, temperature: float) -> Tensor:
     """Probabilities, float64 ``[N]`` of the second of two classes or ``[N, K]``, at a temperature.
 
@@ -167,7 +175,7 @@ def calibrated(probability: Tensor, temperature: float) -> Tensor:
     if temperature == 1:
         return probability.double()
     if probability.ndim == 1:
-        return torch.sigmoid(torch.logit(probability.double()) / temperature)
+        return each_calibrated(probability, temperature)
     return (probability.double().log() / temperature).softmax(1)
 
 

@@ -17,10 +17,13 @@ from polytask.errors import PolytaskError, counted, listed
 from polytask.scorer import Scorer
 from polytask.task import Codec, Task, numbers, refuse
 from polytask.tasks._classes import (
+    Calibration,
     ClassWeights,
     Threshold,
+    best_temperature,
     best_threshold,
     binary_losses,
+    each_calibrated,
     given_weights,
     label_text,
     merged_logits,
@@ -48,6 +51,8 @@ class Multilabel(Task):
         focal: Gamma of the focal loss of each label, as in a binary task; 0 is cross-entropy.
         threshold: A label is answered above this probability: a number, or "f1" or "balanced_accuracy" for what gives the
             validation rows the highest, for each label by itself.
+        calibration: "temperature" divides the logits of all labels by the number that gives the validation rows the least log
+            loss (Guo 2017, arXiv:1706.04599, equation 9, with a sigmoid for the softmax); None leaves them.
 
     Example:
         >>> task = Multilabel("tags")
@@ -64,6 +69,7 @@ class Multilabel(Task):
     class_weights: ClassWeights = None
     focal: float = Field(default=0.0, ge=0)
     threshold: Threshold = 0.5
+    calibration: Calibration = None
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
@@ -163,21 +169,32 @@ class Multilabel(Task):
         return torch.sigmoid(output)
 
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
-        probability = estimate.double()
+        probability = each_calibrated(estimate, codec.temperature)
         return {"probability": probability, "label": (probability > probability.new_tensor(codec.thresholds)).long()}
 
     @property
     def tunes(self) -> bool:
-        return isinstance(self.threshold, str)
+        return isinstance(self.threshold, str) or self.calibration is not None
 
     def tune(self, estimate: Tensor, target: Tensor, codec: Codec, weights: Float[Tensor, " n"]) -> Codec:
+        if self.calibration is not None:
+            codec = codec.model_copy(update={"temperature": self._best_temperature(estimate, target, weights)})
         if not isinstance(self.threshold, str):
             return codec
         found = []
-        for probability, label in zip(estimate.T, target.T, strict=True):
+        for probability, label in zip(each_calibrated(estimate, codec.temperature).T, target.T, strict=True):
             told = label != UNKNOWN
             found.append(best_threshold(probability[told], label[told], weights[told], self.threshold))
         return codec.model_copy(update={"thresholds": tuple(found)})
+
+    def _best_temperature(self, estimate: Tensor, target: Tensor, weights: Tensor) -> float:
+        # A probability of float32 may have been rounded to 0 or 1.
+        logits, known = torch.logit(estimate.double(), eps=torch.finfo(torch.float32).eps), target.clamp(min=0)
+
+        def loss_at(temperature: float) -> Tensor:
+            return (self._mean_told(binary_losses(logits / temperature, known, 0.0), target) * weights).sum()
+
+        return best_temperature(loss_at)
 
     def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
         label = views["label"].bool()
