@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,93 +18,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from polytask.batch import Dataset, Inputs
 from polytask.columns import InputCodec
-from polytask.component import Component, Settings
-from polytask.encoder import Encoder
-from polytask.errors import PolytaskError, did_you_mean, listed, one_line, shown
+from polytask.errors import PolytaskError, did_you_mean, listed, one_line
 from polytask.fitted import FittedTask
-from polytask.head import Head
 from polytask.keeping import Chosen
+from polytask.manifest import MANIFEST, MEND, Manifest, TaskRecord
 from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
-from polytask.sharing import Sharing
-from polytask.task import Codec, Task
 
-FORMAT = 1
-MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
-MEND = "Take the model's folder from a copy, or fit again."
+WEIGHTS = "weights.safetensors"
 N_TRIED = 16
-
-
-class InputSet(Settings):
-    """One distinct set of input columns.
-
-    Attributes:
-        codec: How they become tensors.
-        sources: The sources that have them, and the names of the tasks that each of these labels.
-    """
-
-    codec: InputCodec
-    sources: Mapping[str, tuple[str, ...]]
-
-    @property
-    def tasks(self) -> set[str]:
-        """The names of the tasks that rows with these columns were trained on."""
-        return {task for labeled in self.sources.values() for task in labeled}
-
-    def keep(self, tasks: Collection[str]) -> Self:
-        """The same columns with these tasks only, and without the sources that label none of them."""
-        kept = {source: tuple(task for task in labeled if task in tasks) for source, labeled in self.sources.items()}
-        return self.model_copy(update={"sources": {source: labeled for source, labeled in kept.items() if labeled}})
-
-
-class TaskRecord(Settings):
-    """A task as the manifest holds it."""
-
-    task: Task
-    codec: Codec
-
-
-class Manifest(Settings):
-    """Everything about a network but its weights; plain values.
-
-    Attributes:
-        snapshots: The tasks that answer with weights of the same epoch, where not all do.
-    """
-
-    format: int = FORMAT
-    polytask: str
-    encoder: Encoder
-    sharing: Sharing
-    head: Head
-    seed: int
-    inputs: tuple[InputSet, ...]
-    tasks: tuple[TaskRecord, ...]
-    snapshots: tuple[tuple[str, ...], ...] = ()
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """The manifest in the ``model/`` folder of a run.
-
-        Raises:
-            PolytaskError: There is none, it is damaged or of a newer format, or it names what is not there.
-        """
-        path = folder / MANIFEST
-        if not path.is_file():
-            mend = "Give the run folder that `polytask fit --out` wrote."
-            raise PolytaskError("not a polytask model: it has no manifest", where=str(path), mend=mend)
-        try:
-            fields: Any = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise PolytaskError("the manifest is damaged", where=str(path), found=one_line(error), mend=MEND) from None
-        if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
-            raise PolytaskError("not a polytask manifest", where=str(path), found=shown(fields), mend=MEND)
-        if fields["format"] > FORMAT:
-            what = f"written by a newer polytask ({fields.get('polytask')}), format {fields['format']}"
-            raise PolytaskError(what, where=str(path), mend="Install that version or a later one.")
-        try:
-            return cls(**fields)
-        except (PolytaskError, ValidationError) as error:
-            mend = "If it names a plug-in, install or define it before loading."
-            raise PolytaskError(f"the manifest cannot be used: {error}", where=str(path), mend=mend) from None
 
 
 @dataclass(frozen=True)
@@ -314,7 +234,7 @@ class Bundle:
         Raises:
             PolytaskError: Not a polytask model, damaged, or of a newer format.
         """
-        manifest = _with_modules(Manifest.read(folder), modules or {})
+        manifest = Manifest.read(folder).with_modules(modules or {})
         shapes = _stored_shapes(folder / WEIGHTS)
         with _AllocationLimit(4 * sum(map(math.prod, shapes.values())) + 1_000_000, folder):
             bundle = cls.build(manifest)
@@ -346,26 +266,6 @@ class _AllocationLimit(TorchDispatchMode):
             if self.left < 0:
                 raise PolytaskError("the manifest asks for a larger network than the weights are", where=str(self.folder))
         return func(*args, **(kwargs or {}))
-
-
-def _with_modules(manifest: Manifest, modules: Mapping[str, nn.Module]) -> Manifest:
-    """The manifest with the placeholders of external modules filled."""
-
-    def filled(component: Any) -> Any:
-        name = getattr(component, "name", None)
-        if (
-            isinstance(component, Component)
-            and getattr(component, "placeholder", False)
-            and name is not None
-            and name in modules
-        ):
-            return component.model_copy(update={"module": modules[name]})
-        return component
-
-    records = tuple(
-        r.model_copy(update={"task": r.task.model_copy(update={"head": filled(r.task.head)})}) for r in manifest.tasks
-    )
-    return manifest.model_copy(update={"encoder": filled(manifest.encoder), "head": filled(manifest.head), "tasks": records})
 
 
 def _stored_shapes(path: Path) -> dict[str, tuple[int, ...]]:

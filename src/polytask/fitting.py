@@ -11,12 +11,13 @@ from torch import Tensor
 
 import polytask
 from polytask.batch import Dataset
-from polytask.bundle import Bundle, Manifest, TaskRecord
+from polytask.bundle import Bundle
 from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
 from polytask.initialization import scale_stages
 from polytask.intervals import N_RESAMPLES
+from polytask.manifest import Manifest, TaskRecord
 from polytask.model import MultiTaskModel, outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import pyarrow as pa
 from torch import nn
 
-from polytask.bundle import WEIGHTS, Bundle, InputSet, TaskRecord
+from polytask.bundle import WEIGHTS, Bundle
 from polytask.cells import ColumnKind
 from polytask.columns import InputCodec
 from polytask.component import Settings
@@ -21,6 +21,7 @@ from polytask.errors import CellsError, PolytaskError, listed, shown
 from polytask.fitted import FittedTask
 from polytask.head import Head
 from polytask.keeping import Chosen
+from polytask.manifest import InputSet, TaskRecord
 from polytask.run_folder import MODEL, finished, read_record, settled
 from polytask.sharing import Sharing, module_key
 from polytask.task import Codec, Task

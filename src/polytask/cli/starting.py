@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from polytask.bundle import Manifest
 from polytask.cli.arguments import TaskWords, Words, flag, parse_column, parse_lists
 from polytask.cli.catalog import summaries
 from polytask.errors import PolytaskError, did_you_mean, listed
 from polytask.guessing import guess_task
+from polytask.manifest import Manifest
 from polytask.recipe import Recipe, changed
 from polytask.run_folder import MODEL, finished
 from polytask.source import Source, open_source
