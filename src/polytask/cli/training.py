@@ -116,7 +116,7 @@ def followed(out: str | None, training: Callable[[FitProgress], Run]) -> Run:
     rows, record = run.record["rows"], run.record
     sizes = ", ".join(f"{count:,} {part}" for part, count in rows.items())
     n_networks = len(run.bundle.manifest.snapshots)
-    several = f", in {n_networks} networks: the weights of so many epochs" if n_networks else ""
+    several = f" in {n_networks} networks" if n_networks else ""
     typer.echo(f"rows: {sizes}; {record['parameters']:,} parameters{several}\n")
     typer.echo(f"Scores on the {record['scored_on']} rows")
     typer.echo(run.scores())
