@@ -84,7 +84,7 @@ ARFF = b"@relation r\n@attribute area numeric\n@attribute price numeric\n"
         ("h.csv", b"area,price\n1,2\0\n", "not utf-8 text. Found: a NUL character at byte 14. Save it as UTF-8 text."),
         ("h.csv", b"PAR1\xff", "h.csv: the file is not text. Found: the first bytes of Parquet. Name it .parquet."),
         ("h.xlsx", b"PK\x03\x04\xff", "Found: the first bytes of a zip archive, as .xlsx is. Save the table in it as CSV"),
-        ("h.csv", gzip.compress(b"area,price\n1,2\n")[:-5], "h.csv: the gzip data are broken."),
+        ("h.csv", gzip.compress(b"area,price\n1,2\n", mtime=0)[:-5], "h.csv: the gzip data are broken."),
         ("h.csv", b'area,price\n"1,2\n3,4\n', "h.csv: line 2 opens a quote that never closes."),
         ("h.json", b'[{"area": 1}]', "h.json: line 1 is not a JSON object."),
         (
