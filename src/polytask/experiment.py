@@ -47,7 +47,7 @@ def fit(
             be.
     """
     place = None if out is None else check_free(out, overwrite)
-    return _run(_anchored(recipe), place, on_epoch, anew=True)
+    return _run(anchored(recipe), place, on_epoch, anew=True)
 
 
 def resume(folder: str | Path, recipe: Recipe | None = None, *, on_epoch: Callable[[Epoch], None] | None = None) -> Run:
@@ -70,7 +70,7 @@ def resume(folder: str | Path, recipe: Recipe | None = None, *, on_epoch: Callab
             return load(place)
         raise PolytaskError("no training to go on with", where=str(folder), mend="`polytask fit ... --out` begins one.")
     stored = Recipe.from_yaml(asked)
-    given = stored if recipe is None else _anchored(recipe)
+    given = stored if recipe is None else anchored(recipe)
     one, two = given.to_dict(), stored.to_dict()
     if other := [key for key in one if one[key] != two[key]]:
         what = f"the training was begun with another {listed(other)}"
@@ -154,6 +154,7 @@ def _write_or_rescue(run: Run, place: Path) -> None:
         raise PolytaskError(error.what, where=error.where, found=error.found, mend=mend) from error
 
 
-def _anchored(recipe: Recipe) -> Recipe:
+def anchored(recipe: Recipe) -> Recipe:
+    """The same recipe with absolute paths: it means the same wherever its file lies."""
     sources, begun = tuple(source.anchored() for source in recipe.sources), recipe.warm_start
     return recipe.model_copy(update={"sources": sources, "warm_start": begun and begun.anchored()})
