@@ -39,7 +39,7 @@ def fit(
         recipe: What to learn from what, and how.
         out: A folder to save the run in.
         overwrite: Replace an earlier run there, once this one is trained.
-        on_epoch: Called after every epoch, with its losses.
+        on_epoch: Called after every epoch, with its losses; what it raises ends the training.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM, where ``out`` is given; the training is saved, and ``resume(out)`` goes on with it.

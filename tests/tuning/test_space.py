@@ -22,7 +22,7 @@ sharing:
   - {kind: mmoe, n_experts: {search: [2, 6]}}
   - hard
   - {kind: ple, n_shared: {search: [1, 3], start: 3}}
-trainer: {optimizer: {lr: {search: [1e-4, 1e-2], log: true}}, batch_size: {search: [16, 64], step: 16}}
+trainer: {optimizer: {lr: {search: [1e-4, 1e-2], log: true, start: 2e-3}}, batch_size: {search: [16, 64], step: 16}}
 """
 
 

@@ -206,8 +206,7 @@ def test_a_damaged_file_and_another_writer_are_told(tmp_path: Path) -> None:
 def test_where_the_time_is_over_what_was_found_is_told(tmp_path: Path) -> None:
     found = tune(recipe(), 3, 0.001, tmp_path / "tuned", fit_best=False)
     assert [trial.name for trial in found.trials] == ["tuned-0", "equal-0"]
-    assert found.judgment is not None
-    assert found.judgment.seeds == (0,)
+    assert found.judgment is None  # there is nothing to compare
     assert "No trial has a lower validation loss than the default recipe: the search improved nothing." in str(found)
     assert "the time was enough for 1 of 3 trials with tuned weights; the same command with more goes on" in found.notes
     more = tune(recipe(), 2, out=tmp_path / "tuned", fit_best=False, seeds=1)
@@ -238,6 +237,11 @@ def test_mistakes_are_told(options: dict[str, Any], told: str) -> None:
     with pytest.raises(PolytaskError) as error:
         tune(recipe(), **{"trials": 3, "fit_best": False, **options})
     assert told in str(error.value)
+
+
+def test_a_front_needs_two_tasks() -> None:
+    with pytest.raises(PolytaskError, match=r"pareto: a front needs two tasks at least\. Found: price\."):
+        tune(recipe(primary=["price"]), 1, pareto=True)
 
 
 def test_without_validation_rows_nothing_can_be_chosen() -> None:

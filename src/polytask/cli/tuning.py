@@ -22,13 +22,13 @@ def tuned(words: Words, **options: Any) -> Tuning:
 
     from polytask.cli.progress import TuneProgress
     from polytask.recipe import read_fields, told_of
-    from polytask.tuning.tune import space_of, tune
+    from polytask.tuning.tune import arms_of, space_of, tune
 
     check_words(words)
     fields = read_fields(words.recipes[0], words.changes()) if words.recipes else _started(words)
     with told_of(words.recipes[0]) if words.recipes else nullcontext():
         space = space_of(fields, level=options.pop("space"))
-    n_trials = options["trials"] * (2 if options["baseline"] else 1)
+    n_trials = options["trials"] * len(arms_of(space, options["baseline"]))
     with TuneProgress(n_trials, Console()) as progress:
         return tune(space, **options, on_trial=progress.trial, on_epoch=progress.epoch)
 

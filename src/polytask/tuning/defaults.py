@@ -25,7 +25,7 @@ def default_searches(recipe: Recipe, level: str) -> dict[str, dict[str, Any]]:
         recipe: Whose values they start at.
         level: "given", nothing but what the recipe says itself; "training": learning rate, weight decay, dropout and, where
             there are several tasks, their weights; "network": also width, depth and how many stages are shared; "all": also the
-            sharing scheme and the balancer.
+            sharing scheme and the balancer. What goes on from a run keeps its network.
 
     Raises:
         PolytaskError: There is no such level.
@@ -42,6 +42,8 @@ def default_searches(recipe: Recipe, level: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     if "training" in chosen:
         found |= _of_training(recipe)
+    if recipe.warm_start is not None:
+        return {path: search for path, search in found.items() if not path.startswith("encoder")}
     if "network" in chosen:
         found |= _of_network(recipe)
     if "all" in chosen:

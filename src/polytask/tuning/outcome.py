@@ -65,7 +65,7 @@ class Tuning:
         contenders: The first trial ("default"), and the best of each arm ("equal" and "tuned").
         front: The trials that no other beats for every task, where the front was asked for; else none.
         mattered: What had to do with being among the best, most of all first.
-        judgment: What the test rows say; None where there are none.
+        judgment: What the test rows say; None where there are none, or nothing is better than the default recipe.
         run: The best network; None where it was not asked for.
         notes: What the reader should know.
     """
@@ -160,10 +160,11 @@ class Tuning:
             pairs.append((self.contenders["equal"], self.contenders["tuned"], "equal", "tuned"))
         for before, after, *names in pairs:
             if before.name != after.name:
-                lines += _table([["task", *names, "change", "95 % interval", ""], *_changes(judged, before.name, after.name)])
+                rows = _table([["task", *names, "change", "95 % interval", ""], *_changes(judged, before.name, after.name)])
+                lines += [*rows, *_wrapped(_verdict(judged, before.name, after.name)), ""]
         if len(judged.seeds) == 1:
             lines += _wrapped("One seed only: the intervals do not know how much another training would differ.")
-        return "\n".join(lines) if len(lines) > 1 else ""
+        return "\n".join(lines).rstrip() if len(lines) > 2 else ""
 
     def _front_table(self) -> str:
         if not self.front:
@@ -261,6 +262,15 @@ def _changes(judged: Judgment, before: str, after: str) -> Iterator[list[str]]:
     if len(found) > 1:
         one, two = (float(np.mean([judged.mean(trial, task) for task in found])) for trial in (before, after))
         yield ["mean", f"{one:.4f}", f"{two:.4f}", f"{100 * (two / one - 1):+.1f} %", "", ""]
+
+
+def _verdict(judged: Judgment, before: str, after: str) -> str:
+    """For how many tasks it was worth it."""
+    found = [told.verdict for told in judged.against(before, after).values()]
+    better, worse = found.count("helped"), found.count("hurt")
+    if not better and not worse:
+        return "For no task can it be told from chance."
+    return f"Better for {better}, worse for {worse} of {counted(len(found), 'task')}; of the others it cannot be told."
 
 
 def _told(trial: Trial) -> dict[str, Any]:

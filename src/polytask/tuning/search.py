@@ -46,10 +46,10 @@ class Search(Settings):
     step: float | None = Field(default=None, gt=0)
     start: Any = None
 
-    @field_validator("search", mode="after")
+    @field_validator("search", "start", mode="after")
     @classmethod
-    def _numbers(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(_read(value) for value in values)
+    def _numbers(cls, value: Any) -> Any:
+        return tuple(_read(each) for each in value) if isinstance(value, tuple) else _read(value)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -88,6 +88,9 @@ def tune(
     searched = recipe if isinstance(recipe, Space) else space_of(recipe, search, space)
     data = _Data(searched.base)
     judges = data.judges(searched.base)
+    if pareto and len(judges) < 2:
+        mend = "Leave out --pareto (pareto=True)."
+        raise PolytaskError("a front needs two tasks at least", where="pareto", found=judges[0], mend=mend)
     if not isinstance(choose, str) or "=" in choose:
         preferences(choose, judges)  # a mistake in them is told before anything is trained
     place = None if out is None else Path(out).expanduser().absolute()
@@ -97,7 +100,7 @@ def tune(
         write_whole(place / SPACE, searched.to_yaml())
     session = _Session(searched, data, judges, ledger, trials, pareto, seconds, on_trial, on_epoch)
     try:
-        arms = session.search(_arms(searched, baseline))
+        arms = session.search(arms_of(searched, baseline))
         return session.finish(arms, choose, seeds, fit_best)
     except KeyboardInterrupt as interrupt:
         raise session.interrupted(interrupt) from None
@@ -236,7 +239,7 @@ class _Session:
         run = self._fitted(recipe) if fit_best else None
         found = {role: self._first_alike(trial) for role, trial in found.items()}
         judgment = self._judged(found, best, None if run is None else run.bundle, seeds)
-        notes = [*notes_of(self.ledger.trials, self.n_trials, arms), *self._notes(arms, judgment)]
+        notes = [*notes_of(self.ledger.trials, self.n_trials, arms), *self._notes(arms)]
         made = Tuning(
             recipe=recipe,
             best=best,
@@ -252,7 +255,7 @@ class _Session:
             notes=tuple(notes),
         )
         if self.place is not None:
-            if self.pareto and len(self.judges) > 1:
+            if self.pareto:
                 draw_front(trials, self.judges, best, self.place)
             write_whole(self.place / OUTCOME, json.dumps(made.to_dict(), indent=1, ensure_ascii=False) + "\n")
         return made
@@ -319,21 +322,22 @@ class _Session:
         return fit(recipe, place, overwrite=True, on_epoch=tell)
 
     def _judged(self, found: Mapping[str, Trial], best: Trial, bundle: Bundle | None, seeds: int) -> Judgment | None:
-        """What the test rows say of the contenders; each is trained once, where two roles are one trial's."""
-        if not self.data.base.test.n_rows:
+        """What the test rows say of the contenders, where there are several; each is one, where two roles are one trial's."""
+        several = {trial.name: trial for trial in [*found.values(), best]}
+        if not self.data.base.test.n_rows or len(several) == 1:
             return None
         contenders = []
-        for trial in {trial.name: trial for trial in [*found.values(), best]}.values():
+        for trial in several.values():
             recipe = self._recipe(trial)
             own = bundle if trial.name == best.name else None
             contenders.append(Contender(trial.name, recipe, self.data(recipe), trial.seconds, own))
         return judge(contenders, seeds, self.place, lambda seconds: time.monotonic() + seconds < self.end, self.on_epoch)
 
-    def _notes(self, arms: Sequence[Arm], judgment: Judgment | None) -> Sequence[str]:
+    def _notes(self, arms: Sequence[Arm]) -> Sequence[str]:
         notes = []
         if len(arms) == 1 and self.spaces["tuned"].base == self.spaces["equal"].base and not _weighs(self.spaces["tuned"]):
             notes.append("no weights of tasks are searched, so there are no trials with equal weights to compare with")
-        if judgment is None:
+        if not self.data.base.test.n_rows:
             notes.append("there are no test rows: how much of the gain is real cannot be said. Give the split a share for test")
         return notes
 
@@ -358,7 +362,7 @@ def _weighs(space: Space) -> bool:
     return any(place.name.startswith("balancer") or place.name.endswith(".weight") for place in space.places())
 
 
-def _arms(space: Space, baseline: bool) -> tuple[Arm, ...]:
+def arms_of(space: Space, baseline: bool) -> tuple[Arm, ...]:
     """The kinds of trials: with equal weights too, where that is not the same."""
     same = not _weighs(space) and space.base == space.with_equal_weights().base
     return ("tuned", "equal") if baseline and not same else ("tuned",)
