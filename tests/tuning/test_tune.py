@@ -270,6 +270,8 @@ def test_the_whole_front_is_searched_drawn_and_chosen_from(tmp_path: Path) -> No
     by_price = tune(recipe(), 4, **asked, choose={"price": 1, "waterfront": 0})
     assert by_price.best.losses["price"] == min(trial.losses["price"] for trial in found.trials)
     named = tune(recipe(), 4, **asked, choose="tuned-3")
+    before = "the test rows judged earlier results of this search too: "
+    assert [before in "".join(each.notes) for each in (found, named)] == [False, by_price.best.name != named.best.name]
     assert (named.best.name, named.recipe) == ("tuned-3", named.space.recipe(named.best.values))
     assert alike(named.trials) == alike(found.trials)
 

@@ -240,7 +240,7 @@ def _suggested(asked: Asked, name: str, search: Search, whole: bool) -> Value:
     return min(max(rounded(value), low), high)
 
 
-def best_of(trials: Sequence[Trial]) -> Trial | None:
-    """The complete trial with the least objective, the earliest of several; None where there is none."""
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """The complete trial with the least objective, the earliest of several; the first of a search is always complete."""
     done = [trial for trial in trials if trial.state == "complete" and trial.objective is not None]
-    return min(done, key=lambda trial: (trial.objective, trial.number), default=None)
+    return min(done, key=lambda trial: (trial.objective, trial.number))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +115,12 @@ def spent(folder: Path | None) -> float:
     """The seconds that were spent on what is kept in a folder."""
     files = [] if folder is None else sorted((folder / FINALS).glob("*.safetensors"))
     return sum(float(checkpoint.read(path)["seconds"]) for path in files)
+
+
+def judged_before(folder: Path | None, now: Collection[str]) -> list[str]:
+    """The trials of a folder's search that the test rows have judged, but for those they judge now."""
+    files = [] if folder is None else (folder / FINALS).glob("*.safetensors")
+    return sorted({path.name.partition("-seed-")[0] for path in files} - set(now))
 
 
 def _judged(

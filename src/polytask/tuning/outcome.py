@@ -58,7 +58,7 @@ class Tuning:
     Attributes:
         recipe: The best recipe, a plain one.
         best: Its trial.
-        trials: All trials, of both arms.
+        trials: The trials of both arms.
         space: What was searched.
         judges: The tasks whose mean loss is the objective.
         n_trials: The trials of each arm that are compared.
@@ -119,9 +119,11 @@ class Tuning:
         tasks = self._columns()
         several = len(self.judges) > 1
         rows = [["", *(["mean"] if several else []), *tasks, "epochs", "trial"]]
-        for role, name in self._names.items():
-            if role in self.contenders:
-                trial = self.contenders[role]
+        shown = {name: self.contenders[role] for role, name in self._names.items() if role in self.contenders}
+        if self.best.name not in {trial.name for trial in shown.values()}:
+            shown["best of all"] = self.best  # where the time ended between the two arms
+        for name, trial in shown.items():
+            if trial.objective is not None:
                 losses = [f"{trial.losses[task]:.4f}" for task in tasks]
                 rows.append([name, *([f"{trial.objective:.4f}"] if several else []), *losses, str(trial.epochs), trial.name])
         of = f"; mean over {listed(self.judges)}" if several else ""
@@ -200,15 +202,12 @@ def change_of(before: Trial, after: Trial) -> float:
     return 100 * (before.objective - after.objective) / abs(before.objective) if before.objective else 0.0
 
 
-def contenders_of(trials: Sequence[Trial], chosen: Trial | None = None) -> dict[str, Trial]:
-    """The first trial, and the best of each arm that was searched; of the chosen one's arm that one."""
+def contenders_of(trials: Sequence[Trial]) -> dict[str, Trial]:
+    """The first trial, and the best of each arm that was searched."""
     found = {"default": next(trial for trial in trials if trial.name == "tuned-0")}
     for arm in ("equal", "tuned"):
-        best = best_of([trial for trial in trials if trial.arm == arm])
-        if chosen is not None and chosen.arm == arm:
-            best = chosen
-        if best is not None:
-            found[arm] = best
+        own = [trial for trial in trials if trial.arm == arm]
+        found |= {arm: best_of(own)} if own else {}
     return found
 
 

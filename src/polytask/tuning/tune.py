@@ -14,17 +14,17 @@ from typing import Any
 
 from polytask.bundle import Bundle
 from polytask.checkpoint import Stopped
-from polytask.errors import PolytaskError, shown
+from polytask.errors import PolytaskError, listed, shown
 from polytask.experiment import anchored, fit, resume
 from polytask.preparation import Prepared, preparation_key, prepare, with_tasks
 from polytask.recipe import Recipe, read_fields, told_of
 from polytask.run import Run, load
 from polytask.run_folder import RECIPE, is_unfinished, write_whole
 from polytask.training import Epoch
-from polytask.tuning.arms import Late, next_trial, optuna_or_mend
+from polytask.tuning.arms import Late, best_of, next_trial, optuna_or_mend
 from polytask.tuning.defaults import default_searches
 from polytask.tuning.front import chosen_of, draw_front, preferences
-from polytask.tuning.judging import Contender, Judgment, judge, spent
+from polytask.tuning.judging import Contender, Judgment, judge, judged_before, spent
 from polytask.tuning.outcome import Tuning, contenders_of, front_for, notes_of, what_mattered
 from polytask.tuning.space import Space
 from polytask.tuning.trials import BEST, OUTCOME, RUN, SPACE, Arm, Ledger, Trial
@@ -225,21 +225,20 @@ class _Session:
         self.searching = False
         self.ledger.write_table()
         n_compared = min(self.n_trials, *(len(self.ledger.of(arm)) for arm in arms))
-        trials = [trial for arm in arms for trial in self.ledger.of(arm)[:n_compared]]
-        found = contenders_of(trials)
+        trials = [trial for arm in arms for trial in self.ledger.of(arm)[: self.n_trials]]
         front = front_for(trials, self.judges) if self.pareto else ()
-        best = min((found[arm] for arm in arms), key=lambda trial: trial.objective or 0.0)
-        if self.pareto:
-            best = chosen_of(trials, front, self.judges, choose)
-            found = contenders_of(trials, best)
+        best = chosen_of(trials, front, self.judges, choose) if self.pareto else best_of(trials)
         best = self._first_alike(best)
+        found = contenders_of([trial for trial in trials if trial.number < n_compared])
+        if self.pareto:
+            found[best.arm] = best
+        found = {role: self._first_alike(trial) for role, trial in found.items()}
         recipe = self._recipe(best)
         if self.place is not None:
             write_whole(self.place / BEST, recipe.to_yaml())
         run = self._fitted(recipe) if fit_best else None
-        found = {role: self._first_alike(trial) for role, trial in found.items()}
         judgment = self._judged(found, best, None if run is None else run.bundle, seeds)
-        notes = [*notes_of(self.ledger.trials, self.n_trials, arms), *self._notes(arms)]
+        notes = [*notes_of(self.ledger.trials, self.n_trials, arms), *self._notes(arms, judgment)]
         made = Tuning(
             recipe=recipe,
             best=best,
@@ -249,7 +248,7 @@ class _Session:
             n_trials=n_compared,
             contenders=found,
             front=front,
-            mattered=what_mattered(self.spaces["tuned"], self.ledger.of("tuned")[:n_compared], found["tuned"]),
+            mattered=what_mattered(self.spaces["tuned"], self.ledger.of("tuned")[: self.n_trials], found["tuned"]),
             judgment=judgment,
             run=run,
             notes=tuple(notes),
@@ -333,10 +332,14 @@ class _Session:
             contenders.append(Contender(trial.name, recipe, self.data(recipe), trial.seconds, own))
         return judge(contenders, seeds, self.place, lambda seconds: time.monotonic() + seconds < self.end, self.on_epoch)
 
-    def _notes(self, arms: Sequence[Arm]) -> Sequence[str]:
+    def _notes(self, arms: Sequence[Arm], judgment: Judgment | None) -> Sequence[str]:
         notes = []
         if len(arms) == 1 and self.spaces["tuned"].base == self.spaces["equal"].base and not _weighs(self.spaces["tuned"]):
             notes.append("no weights of tasks are searched, so there are no trials with equal weights to compare with")
+        earlier = [] if judgment is None else judged_before(self.place, judgment.losses)
+        if earlier:
+            what = f"the test rows judged earlier results of this search too: {listed(earlier)}"
+            notes.append(f"{what}. Who chooses by them has no unseen rows left")
         if not self.data.base.test.n_rows:
             notes.append("there are no test rows: how much of the gain is real cannot be said. Give the split a share for test")
         return notes
