@@ -126,7 +126,7 @@ def gradients_of(model: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, li
 
 
 @pytest.mark.parametrize("encoder", ENCODERS, ids=kind_of)
-@pytest.mark.parametrize("kind", [kind for kind in Sharing.kinds() if not Sharing.find(kind).independent])
+@pytest.mark.parametrize("kind", [kind for kind in Sharing.kinds() if Sharing.find(kind).shares])
 def test_what_its_tasks_share_is_weighted_and_nothing_else(kind: str, encoder: object) -> None:
     model, losses = given(kind, encoder)
     gradients = gradients_of(model, losses)
@@ -144,7 +144,7 @@ def test_what_its_tasks_share_is_weighted_and_nothing_else(kind: str, encoder: o
 
 
 @pytest.mark.parametrize("encoder", ENCODERS, ids=kind_of)
-@pytest.mark.parametrize("kind", [kind for kind in Sharing.kinds() if not Sharing.find(kind).independent])
+@pytest.mark.parametrize("kind", [kind for kind in Sharing.kinds() if Sharing.find(kind).shares])
 def test_gradients_may_be_balanced_where_what_is_shared_ends(kind: str, encoder: object) -> None:
     model, losses = given(kind, encoder)
     gradients = gradients_of(model, losses)

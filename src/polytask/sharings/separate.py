@@ -56,6 +56,7 @@ class Separate(Sharing):
     """
 
     paper: ClassVar[str] = "Caruana 1997, Machine Learning 28, doi:10.1023/A:1007379606734, figure 1 (single task learning)"
+    shares: ClassVar[bool] = False
     independent: ClassVar[bool] = True
 
     def build(self, plan: TrunkPlan, tasks: Sequence[str]) -> SharedTrunk:
