@@ -25,7 +25,7 @@ def test_it_is_described_with_a_drawing_its_cost_and_its_paper(kind: str) -> Non
     words = inspect.getdoc(scheme) or ""
     drawing = [line for line in words.splitlines() if re.match(r"    .*(->|--|==|\+|  [x.]  )", line)]
     assert len(drawing) >= 2, "a small text drawing"
-    assert re.search("parameters|weights|copies of a stage", words)
+    assert re.search("parameters|weights|numbers per task|copies of a stage", words)
     assert "time" in words or "pass" in words, "what it costs"
     assert re.search(r"\d{4}", scheme.paper)
 
