@@ -28,6 +28,15 @@ class Hard(Sharing):
 
     Raises:
         PolytaskError: ``stages`` is more than the encoder has.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from polytask import Table
+        >>> encoder = Table(width=4, depth=3)
+        >>> plan = TrunkPlan(encoder, [encoder.fit_inputs(pa.table({"x": [0.0, 1.0]}), ["x"], {})])
+        >>> trunk = Hard(stages=-1).build(plan, ["a", "b"])
+        >>> {part: len(made) for part, made in plan.made.items()}  # the third is there once for each task
+        {'stem': 1, 'stage 1': 1, 'stage 2': 1, 'stage 3': 2}
     """
 
     paper: ClassVar[str] = "Caruana 1997, Machine Learning 28, doi:10.1023/A:1007379606734"

@@ -90,8 +90,10 @@ def _of_kinds(recipe: Recipe, before: Mapping[str, Any]) -> dict[str, dict[str, 
 
 
 def _stages(recipe: Recipe) -> dict[str, Any]:
-    """All stages shared, or all but the last, whatever the depth is."""
-    own = recipe.sharing.stages  # type: ignore[attr-defined]
+    """All stages shared, or all but the last: counted from the end, for the depth may be searched too."""
+    own, depth = recipe.sharing.stages, dict(recipe.encoder).get("depth")  # type: ignore[attr-defined]
+    if own is not None and own >= 0 and isinstance(depth, int):
+        own = own - depth or None
     return {"search": list(dict.fromkeys([own, None, -1])), "start": own}
 
 
