@@ -266,10 +266,9 @@ def _changes(judged: Judgment, before: str, after: str) -> Iterator[list[str]]:
 def _verdict(judged: Judgment, before: str, after: str) -> str:
     """For how many tasks it was worth it."""
     found = [told.verdict for told in judged.against(before, after).values()]
-    better, worse = found.count("helped"), found.count("hurt")
-    if not better and not worse:
-        return "For no task can it be told from chance."
-    return f"Better for {better}, worse for {worse} of {counted(len(found), 'task')}; of the others it cannot be told."
+    words = {"helped": "better for", "hurt": "worse for", "can't tell": "not to be told from chance for"}
+    counts = [f"{said} {found.count(verdict)}" for verdict, said in words.items() if verdict in found]
+    return f"Of {counted(len(found), 'task')}: {', '.join(counts)}."
 
 
 def _told(trial: Trial) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -192,13 +193,11 @@ class Session:
         if self.place is None:
             return fit(recipe, on_epoch=tell)
         place = self.place / RUN
-        if is_unfinished(place):
-            try:
+        with suppress(PolytaskError):  # of the recipe that was the best before, or with a network that no file holds
+            if is_unfinished(place):
                 return resume(place, recipe, on_epoch=tell)
-            except PolytaskError:  # it is of another recipe, which was the best before
-                return fit(recipe, place, overwrite=True, on_epoch=tell)
-        if (place / RECIPE).is_file() and Recipe.from_yaml(place / RECIPE).to_dict() == recipe.to_dict():
-            return load(place)
+            if (place / RECIPE).is_file() and Recipe.from_yaml(place / RECIPE).to_dict() == recipe.to_dict():
+                return load(place)
         return fit(recipe, place, overwrite=True, on_epoch=tell)
 
     def _judged(self, found: Mapping[str, Trial], best: Trial, bundle: Bundle | None, seeds: int) -> Judgment | None:
