@@ -163,7 +163,10 @@ class Bundle:
         self._check_tasks(tasks)
         for task in tasks:
             if lost := [name for name in self.tasks[task].task.reads if name not in tasks]:
-                what, mend = f"it reads {listed(map(repr, lost))}, which would not be kept", f"Keep {listed(lost)} too."
+                what, mend = (
+                    f"it reads {listed(map(repr, lost))}, which would not be kept",
+                    f"Keep {listed(map(repr, lost))} too.",
+                )
                 raise PolytaskError(what, where=f"keep, task {task!r}", mend=mend)
         sets = [part.keep(tasks) for part in self.manifest.inputs]
         records = [TaskRecord(task=fitted.task, codec=fitted.codec) for name, fitted in self.tasks.items() if name in tasks]
