@@ -41,9 +41,11 @@ def seen_labels(
         if task is None or task.seen_where is None:
             continue
         given = known[task.seen_where]
-        if not found[given.name].is_valid().to_numpy(zero_copy_only=False).any():
-            what = f"no row says whether it is {given.name!r}, without which it is not known where this one is seen"
-            raise PolytaskError(what, where=task.place, mend=f"Give the column of task {given.name!r} in the same source.")
+        if found[name].null_count == len(found[name]):
+            continue
+        if codecs is None and not pc.any(pc.and_(found[given.name].is_valid(), found[name].is_valid())).as_py():
+            what, mend = f"no row has labels of both it and {given.name!r}", "Give the columns of both in one source."
+            raise PolytaskError(what, where=task.place, mend=mend)
         yes, there = _said(given, found[given.name], codecs)
         own_yes, own_there = _said(task, found[name], codecs)
         _refuse_without(task, given, found[name], own_yes & there & ~yes)
