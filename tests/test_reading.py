@@ -103,9 +103,8 @@ def test_the_head_reads_the_estimate_beside_its_features() -> None:
     model, batch = built(recipe(GRADE, reading(PRICE, "grade")))
     outputs = model(batch.inputs)
     features = model.trunk(batch.inputs, ["price"])["price"][-1].tensor
-    shares, constant = (values.softmax(-1) for values in (outputs["grade"], torch.tensor(model.tasks["grade"].codec.start)))
     layer: Any = model.heads[module_key("price")].get_submodule("network")
-    torch.testing.assert_close(outputs["price"], layer(torch.cat([features, shares - constant], 1)))
+    torch.testing.assert_close(outputs["price"], layer(torch.cat([features, outputs["grade"].softmax(1)], 1)))
     torch.testing.assert_close(model(batch.inputs, ["price"])["price"], outputs["price"])
 
 
@@ -127,7 +126,7 @@ def test_a_state_is_what_the_last_layer_sees() -> None:
 def test_any_head_on_any_features_reads(encoder: Any) -> None:
     series = np.random.default_rng(0).normal(size=(N_ROWS, 5))
     table = rows().select("grade", "price", "sold").with_columns(pl.Series(f"t{i}", series[:, i]) for i in range(5))
-    for head in ("linear", "early_head", MLP(hidden=(4,))):
+    for head in ("linear", "early_head", MLP(hidden=(16,))):
         tasks = [{**GRADE, "head": head}, {**reading(PRICE, {"grade": "state", "sold": None}), "head": head}, SOLD]
         asked = recipe(*tasks, table=table, encoder=encoder)
         model, batch = built(asked)
@@ -135,7 +134,7 @@ def test_any_head_on_any_features_reads(encoder: Any) -> None:
         nudged(model, "sold")
         after = model(batch.inputs)
         assert torch.equal(before["grade"], after["grade"])
-        assert (before["price"] != after["price"]).all()
+        assert (before["price"] != after["price"]).double().mean() > 0.5  # a ReLU may be dead
     assert fit(asked).history[-1]["training"]["price"] < 2
 
 
@@ -280,3 +279,60 @@ def test_alone_is_without_reading() -> None:
     shapes = {key: value.shape for key, value in alone.model.state_dict().items()}
     assert shapes == {k: v.shape for k, v in train_bundle(plain, prepare(plain))[0].model.state_dict().items()}
     assert {task.task for task in compare(asked, prepared, 1).tasks} == {"grade", "price"}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose price reads grade."""
+    place = tmp_path_factory.mktemp("first") / "run"
+    fit(recipe(GRADE, reading(PRICE, "grade"), table=rows().drop("sold")), place)
+    return place
+
+
+def going_on(first: Path, *tasks: Any, freeze: str = "nothing", table: pl.DataFrame | None = None) -> Recipe:
+    return recipe(*tasks, table=rows() if table is None else table, warm_start={"run": first, "freeze": freeze})
+
+
+def test_a_reader_goes_on_with_what_it_reads(first: Path) -> None:
+    table = rows().drop("sold")
+    origin = prepare(going_on(first, GRADE, reading(PRICE, {"grade": {"gradient": True}}), table=table)).origin
+    assert origin is not None
+    assert origin.continued == {"grade", "price"}
+    origin = prepare(going_on(first, GRADE, PRICE, table=table)).origin
+    assert origin is not None
+    assert origin.continued == {"grade"}
+    other = {**GRADE, "class_weights": "balanced"}
+    prepared = prepare(going_on(first, other, reading(PRICE, "grade"), table=table))
+    assert prepared.origin is not None
+    assert not prepared.origin.continued
+    assert "task 'price' begins anew: it reads 'grade', which does" in prepared.notes
+    fit(going_on(first, other, reading(PRICE, "grade"), table=table))
+
+
+@pytest.mark.parametrize("freeze", ["shared", "everything"])
+def test_a_new_task_reads_one_that_is_frozen(first: Path, freeze: str) -> None:
+    run, before = fit(going_on(first, reading(SOLD, ["price", "grade"]), freeze=freeze)), load(first)
+    table = rows()
+    assert run.predict(table, ["grade", "price"]).equals(before.predict(table))
+    assert run.history[-1]["training"].keys() == {"sold"}
+    assert run.predict(table).columns == ["grade", "price", "sold"]
+    with pytest.raises(PolytaskError, match=r"task 'sold', depends_on: no task 'prize'\. Did you mean 'price'"):
+        prepare(going_on(first, reading(SOLD, "prize"), freeze=freeze))
+
+
+def test_what_is_to_answer_as_before_reads_nothing_that_is_trained(first: Path) -> None:
+    grade = {**GRADE, "name": "grade"}
+    message = "task 'price' of the earlier run: it is to answer as before, and reads 'grade', which is trained"
+    with pytest.raises(PolytaskError, match=message):
+        prepare(going_on(first, grade, SOLD, freeze="shared"))
+    fit(going_on(first, grade, SOLD, freeze="everything"))
+
+
+def test_a_frozen_reader_of_another_epoch_answers_as_before(tmp_path: Path) -> None:
+    trainer = {**QUICK, "epochs": 12, "best": "task", "optimizer": {"lr": 0.05}}
+    table = rows()
+    asked = recipe(GRADE, reading(PRICE, "grade"), table=table.drop("sold"), trainer=trainer)
+    before = fit(asked, tmp_path / "run")
+    assert len(before.bundle.manifest.snapshots) == 2
+    run = fit(going_on(tmp_path / "run", reading(SOLD, "price"), freeze="everything"))
+    assert run.predict(table, ["grade", "price"]).equals(before.predict(table))

@@ -74,14 +74,10 @@ class FittedTask:
         return replace(self, codec=self.codec.model_copy(update={"joint_loss": null}))
 
     def channels(self, output: Tensor) -> Float[Tensor, "B *members n"]:
-        """What another task is handed of an estimate: how far it is from that of the best constant, which may be large."""
-        constant = self.task.estimate(torch.tensor(self.codec.start, device=output.device)[None]).flatten()
-        if self.members > 1:
-            return self._channels(output.flatten(0, 1), constant).view(*output.shape[:2], -1)
-        return self._channels(output, constant)
-
-    def _channels(self, output: Tensor, constant: Tensor) -> Tensor:
-        return (self.task.estimate(output).reshape(len(output), -1) - constant) / constant.abs().clamp(min=1)
+        """What another task is handed of an estimate, of each member its own."""
+        if self.members == 1:
+            return self.task.estimate(output).reshape(len(output), -1)
+        return self.task.estimate(output.flatten(0, 1)).reshape(*output.shape[:2], -1)
 
     def losses(self, output: Tensor, target: Tensor) -> Float[Tensor, " B"]:
         """One loss per row, before normalization; the mean over members of an ensemble (output ``[B, members, width]``).

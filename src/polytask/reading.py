@@ -22,8 +22,8 @@ class Reading(Settings):
     """What a task's head is handed of another task.
 
     Args:
-        what: estimate: its probabilities, or its mean on the scale of its loss, less that of its best constant. state: what the
-            last layer of its head sees, which for a linear head are the pooled features.
+        what: estimate: its probabilities, or its mean on the scale of its loss. state: what the last layer of its head sees,
+            which for a linear head are the pooled features.
         gradient: Whether the loss of the task that reads also trains the one that is read; its parameters are then shared.
 
     Example:
