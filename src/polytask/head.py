@@ -44,6 +44,9 @@ class Head(Component, family="heads"):
     def build(self, specs: Sequence[FeatureSpec], width: int, start: Float[Tensor, " width"]) -> nn.Module:
         """A module ``tuple[Features, ...] -> [B, width]``.
 
+        Where it has layers of its own before the last one, other tasks can read what they make if the module has
+        ``state_width`` and takes ``with_state=True``, as PooledHead does; else they read the pooled features as its state.
+
         Args:
             specs: The shapes of the features, stem first.
             width: How many numbers the task reads.
