@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from polytask import CSV, Binary, Frame, PolytaskError, Recipe, Regression, Table, fit, load
+from polytask import CSV, Binary, Frame, MultiTaskEstimator, PolytaskError, Recipe, Regression, Table, fit, load
 from polytask.evaluation.comparison import compare
 from polytask.fitting import row_losses, train_bundle
 from polytask.given import with_joint_labels
@@ -164,6 +164,17 @@ def test_it_is_scored_where_it_is_seen_and_answers_with_both(tmp_path: Path) -> 
     assert only.equals(answers.select(names[3:]))
     with pytest.raises(PolytaskError, match="it reads 'click', which would not be kept"):
         run.keep("conversion")
+
+
+def test_an_estimator_scores_it_where_it_is_seen() -> None:
+    table = rows().to_pandas()
+    inputs, labels = table[["a", "b"]], table[["click", "conversion"]]
+    estimator = MultiTaskEstimator([CLICK, CONVERSION], encoder=Table(width=8, depth=1), trainer=QUICK)
+    answers = estimator.fit(inputs, labels).predict(inputs)
+    clicked = labels["click"] == 1
+    right = [(answers["click"] == labels["click"]).mean(), (answers["conversion"] == labels["conversion"])[clicked].mean()]
+    assert estimator.score(inputs, labels) == pytest.approx(np.mean(right))
+    assert [share.shape for share in estimator.predict_proba(inputs)] == [(N_ROWS, 2), (N_ROWS, 2)]
 
 
 def test_a_chain_is_the_product_of_all() -> None:
