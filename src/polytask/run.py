@@ -153,7 +153,7 @@ class Run:
 
         Args:
             seeds: How many trainings of each; the first seed is the recipe's.
-            others: Other ways to learn the tasks, such as "mmoe", "balancer:cagrad", ``MMoE(experts=8)`` or
+            others: Other ways to learn the tasks, such as "mmoe", "balancer:cagrad", ``MMoE(n_experts=8)`` or
                 ``{"sharing": "ple", "balancer": "cagrad"}``: in what they differ from the run's recipe.
             trees: Whether to fit gradient boosting to each target too.
             on_fit: Called before each training with its name, its number and how many there are.

@@ -27,9 +27,10 @@ STEPS = 2  # the first makes the optimizer's state
 
 def n_learned(recipe: Recipe, prepared: Prepared) -> int:
     """The parameters of a recipe's network; where nothing is shared of a network per task, with the columns that it sees."""
+    if not recipe.sharing.independent:
+        return n_parameters(untrained(recipe, prepared).model)
     names = [fitted.task.name for fitted in prepared.tasks]
-    groups = [[name] for name in names] if recipe.sharing.independent else [names]
-    return sum(n_parameters(untrained(recipe, prepared, group).model) for group in groups)
+    return sum(n_parameters(untrained(recipe, prepared, [name]).keep([name]).model) for name in names)
 
 
 def flops_per_row(model: Network, data: Dataset) -> int:
