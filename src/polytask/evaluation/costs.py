@@ -16,6 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from polytask.batch import Dataset
 from polytask.bundle import n_parameters
 from polytask.fitting import labeled_rows, untrained
+from polytask.given import with_joint_labels
 from polytask.model import MultiTaskModel, Network
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
@@ -64,7 +65,7 @@ def step_memory(recipe: Recipe, prepared: Prepared) -> int:
     """
     device = recipe.trainer.chosen_device()
     names, seed = [fitted.task.name for fitted in prepared.tasks], recipe.seed
-    data = labeled_rows(prepared.training, names).to(device)
+    data = labeled_rows(with_joint_labels(prepared.training, [fitted.task for fitted in prepared.tasks]), names).to(device)
     size = recipe.trainer.rows_per_step(data.n_rows)
     order = torch.randperm(data.n_rows, generator=torch.Generator().manual_seed(seed)).to(device)
     batches = [order.roll(-step * size)[:size] for step in range(STEPS)]
