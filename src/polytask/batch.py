@@ -183,7 +183,8 @@ class Dataset:
 
 def n_rows(inputs: Inputs) -> int:
     """The rows of one input set; 0 for an empty mapping."""
-    return len(next(iter(inputs.values()))) if inputs else 0
+    # By its shape: len() of a tensor is a constant to a network that is traced for any number of rows.
+    return next(iter(inputs.values())).shape[0] if inputs else 0
 
 
 def concatenate(parts: Sequence[Features]) -> Features:

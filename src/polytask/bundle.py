@@ -20,6 +20,7 @@ from polytask.batch import Dataset, Inputs
 from polytask.columns import InputCodec
 from polytask.errors import PolytaskError, did_you_mean, listed, one_line
 from polytask.fitted import FittedTask
+from polytask.input_sets import input_set_of
 from polytask.keeping import Chosen
 from polytask.manifest import MANIFEST, MEND, Manifest, TaskRecord
 from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
@@ -98,7 +99,7 @@ class Bundle:
         Raises:
             PolytaskError: Input columns are missing or of another type, or a name is unknown.
         """
-        index = self.input_set(table, source)
+        index = input_set_of(self.manifest.inputs, table, source)
         wanted = self._wanted(tasks, index)
         data = self.dataset(table, index)
         columns: dict[str, pa.Array] = {}
@@ -106,33 +107,6 @@ class Bundle:
             fitted = self.tasks[task]
             columns |= fitted.task.answer(fitted.views(output), fitted.codec, probabilities)
         return pa.table(columns)
-
-    def input_set(self, table: pa.Table, source: str | None = None, where: str = "the new rows") -> int:
-        """Which set of input columns a table has; where it has those of several, the largest.
-
-        Args:
-            table: The rows, which messages call ``where``.
-            source: The name of the training source that they are like, where it is known.
-            where: See ``table``.
-
-        Raises:
-            PolytaskError: It lacks columns of all of them, or there is no source of that name.
-        """
-        sets = self.manifest.inputs
-        if source is not None:
-            names = [name for part in sets for name in part.sources]
-            if source not in names:
-                raise PolytaskError(f"no source {source!r} in this run", mend=did_you_mean(source, names))
-            return next(i for i, part in enumerate(sets) if source in part.sources)
-        there = set(table.column_names)
-        lacking = [[c for c in part.codec.names if c not in there] for part in sets]
-        best = min(range(len(sets)), key=lambda i: (len(lacking[i]), -len(sets[i].codec.names)))
-        if lacking[best]:
-            mend = did_you_mean(lacking[best][0], sorted(there))
-            columns = "1 input column is" if len(lacking[best]) == 1 else f"{len(lacking[best])} input columns are"
-            what = f"{columns} missing: {listed(map(repr, lacking[best]))}"
-            raise PolytaskError(what, where=where, mend=mend)
-        return best
 
     def dataset(self, table: pa.Table, index: int, labels: Mapping[str, pa.Array] | None = None) -> Dataset:
         """A table's rows as tensors for input set ``index``, with targets where ``labels`` are given."""
@@ -152,7 +126,7 @@ class Bundle:
         Raises:
             PolytaskError: A task is unknown, none is named, or the sharing scheme does not part the tasks.
         """
-        self._check_tasks(tasks)
+        self.check_tasks(tasks)
         sets = [part.keep(tasks) for part in self.manifest.inputs]
         records = [TaskRecord(task=fitted.task, codec=fitted.codec) for name, fitted in self.tasks.items() if name in tasks]
         fields = {"inputs": tuple(part for part in sets if part.sources), "tasks": tuple(records), "snapshots": ()}
@@ -197,10 +171,11 @@ class Bundle:
     def _wanted(self, tasks: Sequence[str] | None, index: int) -> list[str]:
         if tasks is None:
             return [task for task in self.tasks if task in self.manifest.inputs[index].tasks]
-        self._check_tasks(tasks)
+        self.check_tasks(tasks)
         return list(tasks)
 
-    def _check_tasks(self, tasks: Sequence[str]) -> None:
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        """Raise a PolytaskError where no task is named, or an unknown one."""
         if not tasks:
             raise PolytaskError("no task is named", where="tasks", mend=f"There is: {listed(self.tasks)}.")
         for task in tasks:

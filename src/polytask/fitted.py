@@ -89,7 +89,8 @@ class FittedTask:
         if self.members == 1:
             return self.task.estimate(output)
         estimate = self.task.estimate(output.flatten(0, 1))
-        return estimate.view(len(output), self.members, *estimate.shape[1:]).mean(1)
+        members: Tensor = estimate.unflatten(0, (-1, self.members))
+        return members.mean(1)
 
     def _losses(self, output: Tensor, target: Tensor) -> Tensor:
         if not callable(self.task.loss):

@@ -17,8 +17,8 @@ from polytask.cells import ColumnKind
 from polytask.columns import InputCodec, check_cells, kinds_of_first, names_rows
 from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, rows_named
 from polytask.fitted import FittedTask
+from polytask.input_sets import InputSet
 from polytask.leaks import column_notes, find_leaks
-from polytask.manifest import InputSet
 from polytask.recipe import Recipe
 from polytask.source import Source
 from polytask.splitting import TEST, TRAIN, VALIDATION, assign, assign_fold

@@ -41,6 +41,7 @@ class Binary(ClassTask):
         ('no', 'yes')
     """
 
+    one_probability: ClassVar[bool] = True
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "roc_auc", "average_precision", "log_loss")
 
     focal: float = Field(default=0.0, ge=0)
