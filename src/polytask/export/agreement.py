@@ -41,11 +41,11 @@ class Exported:
     ties: int = 0
 
     def __str__(self) -> str:
-        asked = " and ".join(f"{n:,} rows {where}" for where, n in self.rows.items())
+        asked = " and ".join(f"{n:,} {where}" for where, n in self.rows.items())
         ties = f"; {self.ties} labels differ at ties" if self.ties else ""
         return (
-            f"agrees with predict on {asked}, one by one and 1,000 at once: "
-            f"differences of at most {max(self.differences.values()):.1e}{ties}"
+            f"agrees with predict on {asked}, alone and {N_ROWS:,} at once: "
+            f"at most {max(self.differences.values()):.1e} of a number's size apart{ties}"
         )
 
 
@@ -57,8 +57,8 @@ def check_agreement(exported: ExportedModel, bundle: Bundle, sources: Sequence[S
     """
     found = Exported()
     for index, part in enumerate(exported.metadata.sets):
-        tables = [("made up, with missing cells and unseen categories", made_up_rows(part.codec, N_ROWS))]
-        tables += [(f"of {label}", table) for label, table in _given_rows(sources, part.codec, tuple(part.sources))]
+        tables = [("made-up rows (some cells missing or unseen in training)", made_up_rows(part.codec, N_ROWS))]
+        tables += [(f"rows of {label}", table) for label, table in _given_rows(sources, part.codec, tuple(part.sources))]
         for where, table in tables:
             _compare(exported, bundle, index, table, found)
             found.rows[where] = found.rows.get(where, 0) + len(table)

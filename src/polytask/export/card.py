@@ -10,7 +10,7 @@ READING = """```python
 from polytask.export.serving import ExportedModel
 
 model = ExportedModel("FOLDER")
-print(model.predict([{{"COLUMN": 1.5, "OTHER COLUMN": None}}]))  # rows, or a data frame, or a file
+answers = model.predict("new.csv")  # or a data frame, or a list of rows, each a mapping from column to cell
 ```"""
 BY_TARGET = {
     "onnx": """This needs `pip install onnxruntime` and polytask, of which no torch is loaded. Any other program that runs ONNX
@@ -26,7 +26,7 @@ feature says `missing`. Labels are places among the values of the answer's colum
 def use_of(metadata: Metadata, agreement: Exported) -> str:
     """How an exported network is used, and what is known of it."""
     graphs = "\n".join(map(_graph_lines, metadata.graphs))
-    return f"""{READING.format()}
+    return f"""{READING}
 {BY_TARGET[metadata.target]} Loading runs no code from the folder.
 
 {graphs}

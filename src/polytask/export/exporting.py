@@ -97,9 +97,7 @@ def export(
     metadata = describe(bundle, sources, known, tasks)
     try:
         with replacing(place) as draft:
-            for graph in metadata.graphs:
-                _write_graph(bundle, graph, metadata, draft)
-            metadata.write(draft)
+            write_networks(bundle, metadata, draft)
             agreement = check_agreement(ExportedModel(draft), bundle, sources)
             mine = Scores({task: scores[task] for task in scores if task in metadata.tasks})
             card = model_card(bundle, mine, record, tasks=list(metadata.tasks), use=use_of(metadata, agreement))
@@ -148,6 +146,18 @@ def _without_paths(sources: Sequence[Source]) -> list[Source]:
     """How rows are read, without where those of the training were."""
     files = [source.with_datum(Path(source.path.name)) for source in sources if isinstance(source, FileSource)]
     return [*files, *(source.with_datum(None) for source in sources if isinstance(source, MemorySource))]
+
+
+def write_networks(bundle: Bundle, metadata: Metadata, folder: Path) -> None:
+    """Write the networks that the metadata tell of, and these, into a folder.
+
+    Raises:
+        PolytaskError: A part of the network cannot be exported.
+        OSError: They cannot be written.
+    """
+    for graph in metadata.graphs:
+        _write_graph(bundle, graph, metadata, folder)
+    metadata.write(folder)
 
 
 def _write_graph(bundle: Bundle, graph: Graph, metadata: Metadata, folder: Path) -> None:

@@ -43,9 +43,9 @@ class Answers(nn.Module):
         given = dict(zip(self.graph.inputs, tensors, strict=True))
         given |= {name: tensors[0].new_zeros((tensors[0].shape[0], 0), dtype=dtype) for name, dtype in self.empty.items()}
         outputs = self.network([given if i == self.index else {} for i in range(self.n_sets)], self.tasks)
-        said = {}
+        said: dict[str, Tensor] = {}
         for task in self.tasks:
-            views = self.network.tasks[task].views(outputs[task])  # type: ignore[index, union-attr]
+            views = self.network.tasks[task].views(outputs[task])
             said |= {f"{task}:{name}": view for name, view in views.items()}
         return tuple(said[name] for name in self.graph.outputs)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec, TensorArgument
 from torch.export.pt2_archive import PT2ArchiveReader
@@ -48,7 +49,8 @@ def plain_program(program: ExportedProgram, inputs: Sequence[str]) -> ExportedPr
     names = iter(inputs)
     graph, tensors = program.graph, {**program.state_dict, **program.constants}
     nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}
-    specs, weights = [], {}
+    specs: list[InputSpec] = []
+    weights: dict[str, Tensor] = {}
     for spec in program.graph_signature.input_specs:
         node = nodes[spec.arg.name]
         if spec.kind is InputKind.USER_INPUT:

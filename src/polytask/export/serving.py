@@ -93,7 +93,8 @@ class ExportedModel:
         wanted = self.metadata.wanted(tasks, index)
         with rows_named(lambda row: f"row {row + 1:,} of {where}"):
             inputs = self.inputs(table, index)
-        outputs, columns = self.outputs(inputs, index), {}
+        outputs = self.outputs(inputs, index)
+        columns: dict[str, pa.Array] = {}
         for task in wanted:
             views = {column.view: outputs[f"{task}:{column.view}"] for column in self.metadata.tasks[task]}
             columns |= read_answers(self.metadata.tasks[task], views, probabilities)
@@ -122,7 +123,7 @@ def _onnx_network(file: Path, inputs: Sequence[str], threads: int | None) -> Net
     except Exception as error:  # noqa: BLE001  # it has exceptions of its own for every kind of damage
         raise damaged(file, error) from None
     _check_inputs([item.name for item in session.get_inputs()], inputs, file)
-    return lambda arrays: session.run(None, arrays)  # type: ignore[no-any-return]
+    return lambda arrays: session.run(None, arrays)
 
 
 def _torch_network(file: Path, inputs: Sequence[str], threads: int | None) -> Network:

@@ -101,7 +101,7 @@ def in_units(scaled: Tensor, codec: Codec) -> Tensor:
         return transformed
     if codec.transform == "log1p":
         return torch.expm1(transformed.clamp(max=MAX_LOG))
-    labels, scores = torch.tensor(codec.knots, dtype=torch.float64).T
+    labels, scores = torch.tensor(codec.knots, dtype=torch.float64).T.contiguous()
     return interpolated(transformed, scores, labels)
 
 
@@ -113,7 +113,7 @@ def interpolated(x: Tensor, places: Float[Tensor, " n"], values: Float[Tensor, "
         tensor([ 5., 20.])
     """
     held = x.clamp(places[0], places[-1])
-    piece = (held.unsqueeze(-1) >= places[1:-1]).sum(-1)
+    piece = torch.bucketize(held, places[1:-1], right=True)
     slopes = values.diff() / places.diff()
     return values[piece] + slopes[piece] * (held - places[piece])
 

@@ -17,7 +17,8 @@ from polytask.tasks._metrics import regression_scorers
 from polytask.tasks._numbers import NumberTask, in_units
 from polytask.tasks._quantiles import weighted_quantile
 
-N_RESIDUALS = 64
+# All at once would take the memory of as many columns, one after the other as many operations.
+N_RESIDUALS, N_AT_ONCE = 64, 8
 
 
 class Regression(NumberTask):
@@ -73,10 +74,10 @@ class Regression(NumberTask):
         return outputs.mean(1)
 
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
-        residuals = codec.residuals or (0.0,)
+        residuals = torch.tensor(codec.residuals or (0.0,), dtype=torch.float64)
         value = torch.zeros_like(estimate, dtype=torch.float64)
-        for residual in residuals:
-            value += in_units(estimate.double() + residual, codec)
+        for some in residuals.split(N_AT_ONCE):
+            value = value + in_units(estimate.double().unsqueeze(1) + some, codec).sum(1)
         return {"value": value / len(residuals)}
 
     def constant_views(self, codec: Codec, n_rows: int) -> dict[str, Tensor]:
