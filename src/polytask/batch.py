@@ -183,8 +183,12 @@ class Dataset:
 
 def n_rows(inputs: Inputs) -> int:
     """The rows of one input set; 0 for an empty mapping."""
-    # By its shape: len() of a tensor is a constant to a network that is traced for any number of rows.
-    return next(iter(inputs.values())).shape[0] if inputs else 0
+    return len(next(iter(inputs.values()))) if inputs else 0
+
+
+def has_rows(inputs: Inputs) -> bool:
+    """Whether one input set has any: by shape, for len() is a constant to a network that is traced for any number of rows."""
+    return bool(inputs) and bool(next(iter(inputs.values())).shape[0] != 0)
 
 
 def concatenate(parts: Sequence[Features]) -> Features:

@@ -43,7 +43,7 @@ def plain_program(program: ExportedProgram, inputs: Sequence[str]) -> ExportedPr
     In the file a weight's name would be made of the tasks' names.
 
     Args:
-        program: As it was traced.
+        program: As it was traced; it is used up.
         inputs: The names that its inputs get.
     """
     names = iter(inputs)

@@ -18,7 +18,7 @@ from polytask.tasks._numbers import NumberTask, in_units
 from polytask.tasks._quantiles import weighted_quantile
 
 # All at once would take the memory of as many columns, one after the other as many operations.
-N_RESIDUALS, N_AT_ONCE = 64, 8
+N_RESIDUALS, N_AT_ONCE = 64, 16
 
 
 class Regression(NumberTask):
