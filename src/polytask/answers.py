@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from polytask.component import Settings
 
-
-class AnswerColumn(Settings):
+@dataclass(frozen=True, slots=True)
+class AnswerColumn:
     """One column of an answer, and where its cells come from.
 
     Attributes:
