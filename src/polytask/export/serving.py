@@ -128,10 +128,13 @@ def _onnx_network(file: Path, inputs: Sequence[str], threads: int | None) -> Net
 
 def _torch_network(file: Path, inputs: Sequence[str], threads: int | None) -> Network:
     """A network in a file of torch.export."""
-    import torch
+    try:
+        import torch
 
-    from polytask.export.program import read_program
-
+        from polytask.export.program import read_program
+    except ImportError as error:
+        mend = "Install it: pip install torch; or export to onnx, which needs none."
+        raise PolytaskError("a program of torch.export needs the package 'torch'", where=str(file), mend=mend) from error
     if threads is not None:
         torch.set_num_threads(threads)
     program = read_program(file)
