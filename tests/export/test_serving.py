@@ -15,7 +15,7 @@ from tests.export.conftest import rows
 
 CLEAN = """
 import json, sys
-from polytask.export.serving import ExportedModel
+from polytask import ExportedModel
 
 class Forbidden:
     def find_spec(self, name, path=None, target=None):

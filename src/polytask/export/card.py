@@ -7,7 +7,7 @@ from polytask.export.agreement import Exported
 from polytask.export.metadata import Graph, Metadata
 
 READING = """```python
-from polytask.export.serving import ExportedModel
+from polytask import ExportedModel
 
 model = ExportedModel("FOLDER")
 answers = model.predict("new.csv")  # or a data frame, or a list of rows, each a mapping from column to cell
@@ -15,7 +15,8 @@ answers = model.predict("new.csv")  # or a data frame, or a list of rows, each a
 BY_TARGET = {
     "onnx": """This needs `pip install onnxruntime` and polytask, of which no torch is loaded. Any other program that runs ONNX
 makes the numbers and codes of the inputs from `metadata.json`, as told below.""",
-    "torch": """This loads torch. `torch.export.load` reads the file too, but trusts whatever file it is given.""",
+    "torch": """This loads torch, and reads the file once it is known to hold tensors and operations of torch only.
+`torch.export.load` reads it too, but trusts whatever file it is given.""",
 }
 HOW = """A number is (cell - mean) / deviation, held between -10 and 10, and 0 where the cell is missing; one with the part
 "missing" is 1 there and 0 elsewhere; one with the part "hour" is the hour of a date's day. A date is its seconds since 1970. A
