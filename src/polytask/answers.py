@@ -58,5 +58,6 @@ class AnswerColumn:
 def read_answers(
     columns: Sequence[AnswerColumn], views: Mapping[str, NDArray[Any]], probabilities: bool = False
 ) -> dict[str, pa.Array]:
-    """The columns of a task's answer, those of probabilities only where asked for."""
-    return {column.name: column.read(views) for column in columns if probabilities or not column.detail}
+    """The columns of a task's answer; details only where asked for, and where there are such views."""
+    told = [column for column in columns if not column.detail or (probabilities and column.view in views)]
+    return {column.name: column.read(views) for column in told}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,10 +20,12 @@ from polytask.batch import Dataset, Inputs
 from polytask.columns import InputCodec
 from polytask.errors import PolytaskError, did_you_mean, listed, one_line
 from polytask.fitted import FittedTask
+from polytask.given import with_joint_views
 from polytask.input_sets import input_set_of
 from polytask.keeping import Chosen
 from polytask.manifest import MANIFEST, MEND, Manifest, TaskRecord
 from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
+from polytask.reading import check_reads, given_of, reads_of, with_read
 
 WEIGHTS = "weights.safetensors"
 N_TRIED = 16
@@ -46,9 +48,10 @@ class Bundle:
         """Build the network that a manifest describes, with its initial weights.
 
         Raises:
-            PolytaskError: Its snapshots do not have each task once.
+            PolytaskError: Its snapshots do not have each task once, or a task reads one that is not there.
         """
         names = [record.task.name for record in manifest.tasks]
+        check_reads([record.task for record in manifest.tasks], manifest.sharing)
         if not manifest.snapshots:
             return cls(manifest, _network(manifest, names))
         if sorted(name for group in manifest.snapshots for name in group) != sorted(names):
@@ -102,10 +105,11 @@ class Bundle:
         index = input_set_of(self.manifest.inputs, table, source)
         wanted = self._wanted(tasks, index)
         data = self.dataset(table, index)
+        views = views_of(self.tasks, wanted, lambda asked: outputs_on(self.model, data, asked))
         columns: dict[str, pa.Array] = {}
-        for task, output in outputs_on(self.model, data, wanted).items():
+        for task in wanted:
             fitted = self.tasks[task]
-            columns |= fitted.task.answer(fitted.views(output), fitted.codec, probabilities)
+            columns |= fitted.task.answer(views[task], fitted.codec, probabilities)
         return pa.table(columns)
 
     def dataset(self, table: pa.Table, index: int, labels: Mapping[str, pa.Array] | None = None) -> Dataset:
@@ -124,9 +128,17 @@ class Bundle:
         """The same network with these tasks only: without the other heads, and what only they need of the trunk.
 
         Raises:
-            PolytaskError: A task is unknown, none is named, or the sharing scheme does not part the tasks.
+            PolytaskError: A task is unknown or reads one that is not kept, none is named, or the sharing scheme does not part
+                the tasks.
         """
         self.check_tasks(tasks)
+        for task in tasks:
+            if lost := [name for name in self.tasks[task].task.reads if name not in tasks]:
+                what, mend = (
+                    f"it reads {listed(map(repr, lost))}, which would not be kept",
+                    f"Keep {listed(map(repr, lost))} too.",
+                )
+                raise PolytaskError(what, where=f"keep, task {task!r}", mend=mend)
         sets = [part.keep(tasks) for part in self.manifest.inputs]
         records = [TaskRecord(task=fitted.task, codec=fitted.codec) for name, fitted in self.tasks.items() if name in tasks]
         fields = {"inputs": tuple(part for part in sets if part.sources), "tasks": tuple(records), "snapshots": ()}
@@ -219,11 +231,28 @@ class Bundle:
         return bundle
 
 
+def views_of(
+    tasks: Mapping[str, FittedTask], wanted: Sequence[str], ask: Callable[[Sequence[str]], Mapping[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """All that tasks say of rows, in the units of their columns, with what is said of one and those it is given together.
+
+    Args:
+        tasks: All tasks of a network.
+        wanted: Those that are answered; others are among the views where one of these is given them.
+        ask: The outputs of the network for the tasks of these names.
+    """
+    every = [fitted.task for fitted in tasks.values()]
+    outputs = ask(with_read(wanted, given_of(every)))
+    return with_joint_views({task: tasks[task].views(output) for task, output in outputs.items()}, every)
+
+
 def _network(manifest: Manifest, names: Sequence[str]) -> MultiTaskModel:
-    tasks = [FittedTask(record.task, record.codec) for record in manifest.tasks if record.task.name in names]
-    among = [record.task.name for record in manifest.tasks if record.task.name in names or manifest.sharing.joint]
+    """The network that answers these tasks, with what they read."""
+    inside = with_read(names, reads_of(record.task for record in manifest.tasks))
+    tasks = [FittedTask(record.task, record.codec) for record in manifest.tasks if record.task.name in inside]
+    among = [record.task.name for record in manifest.tasks if record.task.name in inside or manifest.sharing.joint]
     codecs = [part.codec for part in manifest.inputs]
-    return build_model(manifest.encoder, manifest.sharing, manifest.head, codecs, tasks, manifest.seed, among)
+    return build_model(manifest.encoder, manifest.sharing, manifest.head, codecs, tasks, manifest.seed, among, names)
 
 
 class _AllocationLimit(TorchDispatchMode):

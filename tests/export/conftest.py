@@ -35,6 +35,7 @@ TASKS = (
     Count("rooms"),
     Quantile("no. of 'lots'", column="lot"),
     Multiclass("made", calibration="temperature"),
+    Binary("waterfront: sold", given="waterfront", depends_on=["price"]),
 )
 
 
@@ -43,6 +44,7 @@ def rows(n_rows: int = 150, seed: int = 0) -> pd.DataFrame:
     frame, draw = houses(n_rows, seed), np.random.default_rng(seed)
     frame["tags"] = np.where(frame["age"] > 50, "old, large", np.where(frame["lot"] > 600, "large", ""))
     frame["made"] = draw.choice([1.5, 2.5, 4.0], n_rows)
+    frame["waterfront: sold"] = (frame["waterfront"] == 1) & (draw.random(n_rows) < 0.5)
     frame["bright"] = frame["sqft_living"] > 150
     for column, share in {"age": 0.1, "suburb": 0.1, "sold": 0.05}.items():
         frame.loc[draw.random(n_rows) < share, column] = None

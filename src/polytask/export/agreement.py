@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from polytask.bundle import Bundle
+from polytask.bundle import Bundle, views_of
 from polytask.cells import CategoryFeature, ColumnKind
 from polytask.columns import InputCodec
 from polytask.errors import PolytaskError
@@ -21,6 +21,7 @@ from polytask.source import Source
 
 TOLERANCE = 1e-5
 N_ROWS, N_ALONE = 1000, 8
+SHARES = ("probability", "joint")
 NEVER_SEEN = "never seen in training"
 Views = Mapping[str, NDArray[Any]]
 
@@ -115,28 +116,26 @@ def _compare(exported: ExportedModel, bundle: Bundle, index: int, table: pa.Tabl
     place = next(i for i, part in enumerate(bundle.manifest.inputs) if part.codec == graph.rows.codec)
     inputs = exported.inputs(table, index)
     expected = _views(bundle, place, table, tasks)
-    _compare_views(exported.outputs(inputs, index), expected, bundle, tasks, found)
+    _compare_views(exported.outputs(inputs, index), expected, bundle, found)
     for row in islice(range(len(table)), N_ALONE):
         alone = exported.outputs({name: array[row : row + 1] for name, array in inputs.items()}, index)
-        _compare_views(alone, {name: view[row : row + 1] for name, view in expected.items()}, bundle, tasks, found, expected)
+        _compare_views(alone, {name: view[row : row + 1] for name, view in expected.items()}, bundle, found, expected)
 
 
 def _views(bundle: Bundle, index: int, table: pa.Table, tasks: Sequence[str]) -> dict[str, NDArray[Any]]:
-    outputs = outputs_on(bundle.model, bundle.dataset(table, index), tasks)
-    views = {task: bundle.tasks[task].views(output) for task, output in outputs.items()}
+    data = bundle.dataset(table, index)
+    views = views_of(bundle.tasks, tasks, lambda asked: outputs_on(bundle.model, data, asked))
     return {f"{task}:{name}": view.numpy() for task, each in views.items() for name, view in each.items()}
 
 
-def _compare_views(
-    outputs: Views, expected: Views, bundle: Bundle, tasks: Sequence[str], found: Exported, whole: Views | None = None
-) -> None:
+def _compare_views(outputs: Views, expected: Views, bundle: Bundle, found: Exported, whole: Views | None = None) -> None:
     """Note how far outputs are from what is expected.
 
     Raises:
         PolytaskError: They are too far.
     """
     for name, output in outputs.items():
-        task, view = next((task, name.removeprefix(f"{task}:")) for task in tasks if name.startswith(f"{task}:"))
+        task, _, view = name.rpartition(":")
         right = expected[name]
         if output.shape != right.shape:
             raise _disagreement(task, f"{view} of shape {output.shape}, where predict has {right.shape}")
@@ -148,7 +147,7 @@ def _compare_views(
             if (apart & ~tied).any():
                 raise _disagreement(task, f"another {view} in {int((apart & ~tied).sum())} of {len(right)} rows")
             continue
-        difference = _difference(output, right, (whole or expected)[name], is_share=view == "probability")
+        difference = _difference(output, right, (whole or expected)[name], is_share=view in SHARES)
         found.differences[task] = max(found.differences.get(task, 0.0), difference)
         if not difference <= TOLERANCE:
             raise _disagreement(task, f"a {view} is off by {difference:.1e}")

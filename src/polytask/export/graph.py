@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from polytask.bundle import Bundle
+from polytask.bundle import Bundle, views_of
 from polytask.errors import PolytaskError, listed, one_line
 from polytask.export.metadata import Graph
 from polytask.model import Snapshots
@@ -37,17 +37,15 @@ class Answers(nn.Module):
         self.empty = {name: tensor.dtype for name, tensor in made.items() if name not in graph.inputs}
         self.index, self.n_sets = index, len(bundle.manifest.inputs)
         self.graph, self.tasks = graph, list(tasks)
+        self.outputs = [name.rpartition(":")[::2] for name in graph.outputs]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """The outputs, in the order of their names, of the inputs in that of theirs."""
         given = dict(zip(self.graph.inputs, tensors, strict=True))
         given |= {name: tensors[0].new_zeros((tensors[0].shape[0], 0), dtype=dtype) for name, dtype in self.empty.items()}
-        outputs = self.network([given if i == self.index else {} for i in range(self.n_sets)], self.tasks)
-        said: dict[str, Tensor] = {}
-        for task in self.tasks:
-            views = self.network.tasks[task].views(outputs[task])
-            said |= {f"{task}:{name}": view for name, view in views.items()}
-        return tuple(said[name] for name in self.graph.outputs)
+        inputs = [given if i == self.index else {} for i in range(self.n_sets)]
+        views = views_of(self.network.tasks, self.tasks, lambda asked: self.network(inputs, asked))
+        return tuple(views[task][view] for task, view in self.outputs)
 
 
 def traced(bundle: Bundle, index: int, graph: Graph, tasks: Sequence[str]) -> ExportedProgram:
