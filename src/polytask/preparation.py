@@ -20,8 +20,8 @@ from polytask.encoder import Encoder
 from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, rows_named
 from polytask.fitted import FittedTask
 from polytask.given import seen_labels, with_joint_labels
+from polytask.input_sets import InputSet
 from polytask.leaks import column_notes, find_leaks
-from polytask.manifest import InputSet
 from polytask.reading import check_reads
 from polytask.recipe import Recipe
 from polytask.source import Source

@@ -290,6 +290,32 @@ def keep(
 
 @app.command(
     epilog=_examples(
+        "polytask export run/ --to onnx", "polytask export run/ --to torch --tasks price,condition --out model/ --overwrite"
+    )
+)
+def export(
+    run: RunFolder,
+    to: Annotated[str, typer.Option(metavar="TARGET", help="onnx, or torch for a program of torch.export.")] = "onnx",
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to; by default RUN/onnx or RUN/torch.")] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B,...", help="The tasks to answer; all by default.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the network for others to run, once it says what `predict` says; with it comes what makes inputs of rows."""
+    from polytask.run import load
+    from polytask.run_folder import finished
+
+    place = finished(run) / to if out is None else Path(out)
+    from polytask.export.exporting import check_place, check_target
+
+    check_target(to)
+    check_place(place, overwrite)
+    exported = load(run).export(place, to, None if tasks is None else parse_list(tasks), overwrite)
+    files = ", ".join(sorted(file.name for file in place.expanduser().iterdir()))
+    typer.echo(f"{exported}\nsaved in {place if out is None else out}: {files}")
+
+
+@app.command(
+    epilog=_examples(
         "polytask compare run/",
         "polytask compare run/ --with mmoe,ple,cross_stitch,balancer:cagrad --seeds 5",
         "polytask compare run/ --with mmoe --with '{sharing: {kind: hard, stages: 1}, balancer: dwa}'",
