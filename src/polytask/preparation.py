@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from polytask.task import Codec, Task, numbers
 from polytask.warm_start import Origin
 
 FREE = -1
+PARTS = {TRAIN: "training", VALIDATION: "validation", TEST: "test"}
 MAX_STRATA = 20
 
 
@@ -41,6 +43,8 @@ class Prepared:
         tasks: The tasks with their codecs, fitted on the training rows.
         notes: What the reader should know: labels that are missing in a part, columns left out.
         parts: Per source the sha256, in hexadecimal, of which of its rows is in which part.
+        order: The names of the sources, as their rows stand one after the other.
+        positions: Per part where each of its rows stands among all rows of all sources in that order.
         origin: The earlier run that the weights begin with, and what goes on of it; None where they begin anew.
     """
 
@@ -51,7 +55,26 @@ class Prepared:
     tasks: tuple[FittedTask, ...]
     notes: tuple[str, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    positions: Mapping[str, NDArray[np.intp]] = field(default_factory=dict)
     origin: Origin | None = None
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """Some rows as their source has them, with all its columns.
+
+    Attributes:
+        source: Its name.
+        index: Which of the rows that were asked for these are.
+        table: The rows.
+        name: Words for one of them by its place in the table, such as "row 17 of houses".
+    """
+
+    source: str
+    index: NDArray[np.intp]
+    table: pa.Table
+    name: Callable[[int], str]
 
 
 @dataclass
@@ -114,20 +137,56 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
         raise PolytaskError(
             "no training row has a label of any task", found=counted(int((parts == TRAIN).sum()), "row"), mend=mend
         )
-    for part, name in ((VALIDATION, "validation"), (TEST, "test")):
+    for part in (VALIDATION, TEST):
         notes += [
-            _without_labels(t.task.name, name) for t in tasks if (parts == part).any() and not _any(present, t, parts == part)
+            _without_labels(t.task.name, PARTS[part])
+            for t in tasks
+            if (parts == part).any() and not _any(present, t, parts == part)
         ]
+    chosen = {name: (marks == part) & labeled for part, name in PARTS.items()}
     return Prepared(
-        training=everything.where((marks == TRAIN) & labeled),
-        validation=everything.where((marks == VALIDATION) & labeled),
-        test=everything.where((marks == TEST) & labeled),
+        training=everything.where(chosen["training"]),
+        validation=everything.where(chosen["validation"]),
+        test=everything.where(chosen["test"]),
         inputs=tuple(sets),
         tasks=tasks,
         notes=tuple(notes),
         parts={item.source.label: hashlib.sha256(item.parts.tobytes()).hexdigest() for item in ordered},
+        order=tuple(item.source.label for item in ordered),
+        positions={name: np.flatnonzero(mask.numpy()) for name, mask in chosen.items()},
         origin=origin,
     )
+
+
+def source_rows(recipe: Recipe, prepared: Prepared, part: str, index: NDArray[np.intp] | None = None) -> list[SourceRows]:
+    """Rows of a part as their sources have them, read anew.
+
+    Args:
+        recipe: What was prepared.
+        prepared: What became of it.
+        part: "training", "validation" or "test".
+        index: Which of its rows, in order; None for all.
+
+    Returns:
+        The rows of each source, one after the other in the order of the part.
+
+    Raises:
+        PolytaskError: A source can no longer be read.
+    """
+    positions = prepared.positions[part] if index is None else prepared.positions[part][index]
+    sources = {source.label: source for source in recipe.sources}
+    found, start = [], 0
+    for label in prepared.order:
+        item = _load(sources[label])
+        mine = np.flatnonzero((positions >= start) & (positions < start + len(item.table)))
+        rows = positions[mine] - start
+        found.append(SourceRows(label, mine, item.table.take(pa.array(rows)), partial(_name_of, rows, _row_names([item]))))
+        start += len(item.table)
+    return found
+
+
+def _name_of(rows: NDArray[np.intp], words: Callable[[int], str], index: int) -> str:
+    return words(int(rows[index]))
 
 
 def label_array(task: Task, table: pa.Table) -> pa.Array:
