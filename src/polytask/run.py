@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from torch import nn
 from polytask.bundle import Bundle, n_parameters
 from polytask.checkpoint import sync
 from polytask.errors import PolytaskError, counted, did_you_mean, listed, rows_named
+from polytask.evaluation.candidates import Other
 from polytask.evaluation.card import model_card
-from polytask.evaluation.comparison import Comparison, compare
+from polytask.evaluation.comparison import Comparison
 from polytask.evaluation.conflict import agreement_of, pairs_over_time, weights_over_time
+from polytask.evaluation.picking import PICKED, picked
+from polytask.evaluation.trials import OnFit, compare
 from polytask.fitting import score
 from polytask.gradients.conflict import Agreement
 from polytask.preparation import Prepared, label_array, prepare
@@ -154,21 +157,61 @@ class Run:
             rows = self.bundle.dataset(table, index, self._labels(table, chosen))
         return score(self.bundle, rows, self.recipe.seed)
 
-    def compare(self, seeds: int = 3, *, on_fit: Callable[[str, int, int], None] | None = None) -> Comparison:
-        """Train each task alone at the same budget on the same split, over several seeds, and say whether sharing helped.
+    def compare(
+        self, seeds: int = 3, others: Sequence[Other] = (), *, trees: bool = True, on_fit: OnFit | None = None
+    ) -> Comparison:
+        """Say per task whether sharing helped it: against a network of its own, at the same budget and on the same split.
 
         Args:
-            seeds: How many seeds; the first is the recipe's.
+            seeds: How many trainings of each; the first seed is the recipe's.
+            others: Other ways to learn the tasks, such as "mmoe", "balancer:cagrad", ``MMoE(experts=8)`` or
+                ``{"sharing": "ple", "balancer": "cagrad"}``: in what they differ from the run's recipe.
+            trees: Whether to fit gradient boosting to each target too.
             on_fit: Called before each training with its name, its number and how many there are.
 
         Raises:
-            PolytaskError: The run began from another, or was loaded and its data are gone or have changed.
+            Interrupted: Ctrl-C; it holds the comparison of the seeds that were done.
+            PolytaskError: Another way cannot be trained, which is found before any training; the run began from another, was
+                picked, or was loaded and its data are gone or have changed.
+        """
+        return compare(self.recipe, self._data("compare"), seeds, others, trees=trees, on_fit=on_fit).comparison
+
+    def pick(
+        self, seeds: int = 3, others: Sequence[Other] = (), *, trees: bool = True, on_fit: OnFit | None = None
+    ) -> tuple[Comparison, Run]:
+        """Compare, and make a run in which each task is learned as is best for it by the validation rows alone.
+
+        It holds the networks of the first seed: some tasks may share one, others have one of their own. See
+        ``polytask.evaluation.picking.picks`` for the rule. It is scored once, on the test rows.
+
+        Raises:
+            Interrupted: As for ``compare``.
+            PolytaskError: As for ``compare``, or there are no validation rows.
+        """
+        prepared = self._data("pick")
+        if not prepared.validation.n_rows:
+            mend = "Give the split a share for validation, and fit again."
+            raise PolytaskError("there are no validation rows to pick by", where="pick", mend=mend)
+        trials = compare(self.recipe, prepared, seeds, others, trees=trees, on_fit=on_fit)
+        bundle, history, facts = picked(trials, prepared)
+        record = self.record | facts | {"parameters": n_parameters(bundle.model)}
+        scores = score(bundle, getattr(prepared, record["scored_on"]), self.recipe.seed)
+        return trials.comparison, Run(self.recipe, bundle, scores, history, record, prepared)
+
+    def _data(self, where: str) -> Prepared:
+        """The run's data, for trainings like its own.
+
+        Raises:
+            PolytaskError: Trainings would not be like its own, or the data are gone or have changed.
         """
         if self.recipe.warm_start is not None:
             what = "a run that began with the weights of another cannot be compared: they know more than its own rows"
             mend = f"Compare {self.recipe.warm_start.run}, or fit without warm_start."
-            raise PolytaskError(what, where="compare", mend=mend)
-        return compare(self.recipe, self.prepared(), seeds, on_fit)
+            raise PolytaskError(what, where=where, mend=mend)
+        if PICKED in self.record:
+            what, mend = "this run was picked of several trainings", "Compare the run that it was picked of."
+            raise PolytaskError(what, where=where, mend=mend)
+        return self.prepared()
 
     def prepared(self) -> Prepared:
         """The run's data, split and encoded as for its training; read again where the run was loaded.

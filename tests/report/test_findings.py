@@ -15,7 +15,7 @@ from polytask.report.bibliography import cited, entries, uncited
 from polytask.report.charts import calibration, predicted_against_true
 from polytask.report.evidence import Evidence
 from polytask.report.importance import permutation_importance
-from polytask.report.record import flops_per_row
+from polytask.report.record import flops
 from polytask.report.slices import mean_interval, slices_of
 from polytask.sharing import Sharing
 from tests.contracts.examples import example
@@ -117,5 +117,5 @@ def test_many_rows_make_no_larger_drawings() -> None:
 
 def test_flops_are_those_of_the_layers(run: Run) -> None:
     matrices = sum(p.numel() for p in run.bundle.model.parameters() if p.ndim > 1)
-    assert 2 * 0.2 * matrices < flops_per_row(run.bundle) < 2 * 64 * matrices
+    assert 2 * 0.2 * matrices < flops(run.bundle) < 2 * 64 * matrices
     assert agreement_of(run.history).pairs

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 import polytask
 from polytask.cli.arguments import Words, parse_list, with_words
-from polytask.cli.training import followed, put_beside, recipe_of, say_next, say_next_of, say_run, tell, train, train_with_folds
+from polytask.cli.training import followed, recipe_of, say_next, say_next_of, say_run, tell, train, train_with_folds
 from polytask.errors import PolytaskError
 
 if TYPE_CHECKING:
@@ -233,24 +233,47 @@ def keep(
     typer.echo(f"kept {', '.join(kept.bundle.tasks)}: {left:,} of {before:,} parameters are left\nsaved in {out}")
 
 
-@app.command(epilog=_examples("polytask compare run/", "polytask compare run/ --seeds 10"))
+@app.command(
+    epilog=_examples(
+        "polytask compare run/",
+        "polytask compare run/ --with mmoe,ple,cross_stitch,balancer:cagrad --seeds 5",
+        "polytask compare run/ --with mmoe --with '{sharing: {kind: hard, stages: 1}, balancer: dwa}'",
+        "polytask compare run/ --with mmoe --pick best --out picked/",
+    )
+)
 def compare(
     run: RunFolder,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="A,B,...",
+            help="What else to compare: kinds of sharing, balancer:KIND, encoder:KIND, or a mapping of these in braces. "
+            "Repeatable.",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="How often each network is trained.")] = 3,
+    trees: Annotated[bool, typer.Option("--trees/--no-trees", help="Whether to fit gradient boosting to each target.")] = True,
+    pick: Annotated[
+        str | None,
+        typer.Option(metavar="best", help="Save a run in which each task is learned as is best by the validation rows alone."),
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to save the run that is picked.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Train every task alone at the same budget and on the same split, and say whether sharing helped it."""
-    from rich.console import Console
-
-    from polytask.cli.progress import CompareProgress
-    from polytask.run import load
+    """Say per task whether sharing helped: against a network of its own at the same budget, and against other ways to share."""
+    from polytask.cli.comparing import check_pick, compared, parse_others, save_picked
     from polytask.run_folder import check_writable
 
-    trained, place = load(run), Path(run).expanduser() / "compare.json"
-    check_writable(place.parent)
-    with CompareProgress(Console()) as progress:
-        comparison = trained.compare(seeds, on_fit=progress)
-    typer.echo(comparison)
-    put_beside(comparison.to_dict(), place)
+    others = parse_others(with_ or [])
+    check_pick(pick, out, overwrite)
+    from polytask.run import load
+
+    trained = load(run)
+    check_writable(Path(run).expanduser())
+    picked = compared(trained, run, seeds, others, trees, pick is not None)
+    if picked is not None and out is not None:
+        save_picked(picked, out, overwrite)
 
 
 @app.command("list", epilog=_examples("polytask list", "polytask list balancers"))

@@ -44,7 +44,7 @@ def between(evidence: Evidence) -> Section:
         Group("Labels", list(_labels(evidence))),
         Group("Gradients", list(_gradients(evidence))),
         Group("Weights", list(_weights(evidence))),
-        Group("What the sharing scheme learned", list(_diagnostics(evidence)), evidence.run.bundle.manifest.sharing.kind),
+        Group("What the sharing scheme learned", list(_diagnostics(evidence)), joined(_schemes(evidence))),
     ]
     return Section(
         "between", "Between tasks", "Whether the tasks have something to say to one another, and what came of it.", groups
@@ -139,7 +139,7 @@ def canonical_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) 
 def _gradients(evidence: Evidence) -> Iterator[Block]:
     seen = agreement_of(evidence.run.history)
     if not seen.pairs:
-        alone = evidence.run.bundle.manifest.sharing.independent
+        alone = all(one.sharing is not None and one.sharing.independent for one in evidence.run.bundle.manifest.networks)
         why = "the tasks share no parameter" if alone else "the training never looked at two tasks' gradients together"
         yield Missing("Cosines and norm ratios of the tasks' gradients", f"There are none: {why}.")
         return
@@ -229,14 +229,19 @@ def _weights(evidence: Evidence) -> Iterator[Block]:
         yield Chart("Weights over time", charts.lines(series, "epoch", "weight"), caption, legend)
 
 
+def _schemes(evidence: Evidence) -> list[str]:
+    """The kinds of sharing of the run's networks."""
+    return list(dict.fromkeys(one.sharing.kind for one in evidence.run.bundle.manifest.networks if one.sharing is not None))
+
+
 def _diagnostics(evidence: Evidence) -> Iterator[Block]:
     bundle = evidence.run.bundle
-    every, joint = list(bundle.tasks), bundle.manifest.sharing.joint
+    every = list(bundle.tasks)
     networks: list[MultiTaskModel] = list(bundle.model.networks) if isinstance(bundle.model, Snapshots) else [bundle.model]  # type: ignore[arg-type]
     blocks: list[Block] = []
     scalars: list[tuple[str, str]] = []
-    for network in networks:
-        mine = list(network.tasks)
+    for network, made in zip(networks, bundle.manifest.networks, strict=True):
+        mine, joint = list(network.tasks), made.sharing is not None and made.sharing.joint
         where = f", in the network of {joined(mine, 3)}" if len(networks) > 1 else ""
         for name, value in network.trunk.diagnostics().items():
             if value.ndim == 0:
@@ -249,8 +254,8 @@ def _diagnostics(evidence: Evidence) -> Iterator[Block]:
     if len(blocks) > MAX_DIAGNOSTICS:
         yield Words("", [("", f"{len(blocks) - MAX_DIAGNOSTICS} more of the kind are left out.")])
     if not blocks and not scalars:
-        kind = bundle.manifest.sharing.kind
-        yield Words("", [("Nothing of its own.", f"The scheme ({kind}) has no gates, stitches or trees that are learned.")])
+        kinds = joined(_schemes(evidence))
+        yield Words("", [("Nothing of its own.", f"The scheme ({kinds}) has no gates, stitches or trees that are learned.")])
 
 
 def _diagnostic(trunk: SharedTrunk, name: str, value: Tensor, tasks: Sequence[str], where: str) -> Block:

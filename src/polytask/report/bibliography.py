@@ -52,7 +52,8 @@ def methods(recipe: Recipe, bundle: Bundle) -> list[Component]:
     manifest = bundle.manifest
     tasks = [fitted.task for fitted in bundle.tasks.values()]
     heads = [task.head for task in tasks if task.head is not None]
-    parts: list[Component] = [manifest.encoder, manifest.sharing, recipe.balancer, manifest.head, *heads, *tasks]
+    networks = [part for one in manifest.networks for part in (one.encoder, one.sharing) if part is not None]
+    parts: list[Component] = [*networks, recipe.balancer, manifest.head, *heads, *tasks]
     return list({(part.family, part.kind): part for part in parts}.values())
 
 

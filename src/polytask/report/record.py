@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
+from polytask.batch import Dataset
 from polytask.bundle import Bundle
+from polytask.evaluation.costs import flops_per_row
 from polytask.report.bibliography import ALWAYS, COMPARED, bibtex, cited, methods
 from polytask.report.blocks import Group, Listing, Section, Source, Words
 from polytask.report.evidence import Evidence
@@ -27,7 +26,7 @@ def record(evidence: Evidence) -> Section:
         ("Time", seconds_text(known["seconds"])),
         ("Memory", _memory(evidence)),
         ("Parameters", f"{known['parameters']:,}"),
-        ("FLOPs", f"{flops_per_row(run.bundle):,} a row, of all tasks' answers (matrix products and convolutions, forward)"),
+        ("FLOPs", f"{flops(run.bundle):,} a row: products and convolutions of one forward pass for all tasks"),
     ]
     if "warm_start" in known:
         facts.append(("Began with", f"{known['warm_start']['run']}, weights {known['warm_start']['weights']}"))
@@ -76,11 +75,7 @@ def _memory(evidence: Evidence) -> str:
     return "not known" if count is None else f"{bytes_text(count)} at most, the whole process"
 
 
-def flops_per_row(bundle: Bundle) -> int:
-    """Floating-point operations of one row's answers, on made-up rows of the first set of input columns."""
-    sets = bundle.manifest.inputs
-    inputs = [part.codec.made_up(N_COUNTED) if index == 0 else {} for index, part in enumerate(sets)]
-    tasks = [task for task in bundle.tasks if task in sets[0].tasks] or list(bundle.tasks)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        bundle.model.eval()(inputs, tasks)
-    return int(counter.get_total_flops()) // N_COUNTED
+def flops(bundle: Bundle) -> int:
+    """Operations of one row's answers, on made-up rows."""
+    inputs = tuple(part.codec.made_up(N_COUNTED) for part in bundle.manifest.inputs)
+    return flops_per_row(bundle.model, Dataset(inputs, {}, {}))

@@ -35,13 +35,20 @@ def verdict(evidence: Evidence, importance: Importance | None) -> Section:
 def lead(evidence: Evidence) -> str:
     """What was trained on what."""
     record, names = evidence.run.record, names_of(evidence.tasks)
-    rows, n_networks = record["rows"], len(evidence.run.bundle.manifest.snapshots)
-    what = "One network" if n_networks < 2 else f"One network, kept with the weights of {n_networks} epochs,"
-    sources = joined(record["data"])
-    manifest = evidence.run.bundle.manifest
+    rows, sources = record["rows"], joined(record["data"])
+    networks = evidence.run.bundle.manifest.networks
+    encoders, sharings = (
+        joined(dict.fromkeys(part.kind for part in parts if part is not None))
+        for parts in ([one.encoder for one in networks], [one.sharing for one in networks])
+    )
+    what = "One network"
+    if len(networks) > 1:
+        several = evidence.run.bundle.manifest.snapshots
+        apart = any(one.sharing is not None or one.encoder is not None for one in several)
+        what = f"{len(networks)} networks" if apart else f"One network, kept with the weights of {len(networks)} epochs,"
     return (
         f"{what} learned {counted(len(names), 'task')} together ({joined(names)}) from {rows['training']:,} rows of {sources}: "
-        f"encoder {manifest.encoder.kind}, sharing {manifest.sharing.kind}, balancer {evidence.run.recipe.balancer.kind}, "
+        f"encoder {encoders}, sharing {sharings}, balancer {evidence.run.recipe.balancer.kind}, "
         f"{counted(len(evidence.run.history), 'epoch')} in {seconds_text(record['seconds'])}. "
         f"It was judged on {evidence.n_judged:,} {evidence.part} rows"
         f"{' that it has not learned from' if evidence.part != 'training' else ', those it learned from: none were held out'}."
