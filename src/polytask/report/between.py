@@ -22,7 +22,7 @@ from polytask.report.blocks import Block, Cell, Chart, Group, Heat, Listing, Mar
 from polytask.report.comparison import against_alone
 from polytask.report.drawing import compact
 from polytask.report.evidence import Evidence, names_of, sampled
-from polytask.report.words import joined, percent, told, with_minus
+from polytask.report.words import fixed, joined, percent, short, told
 from polytask.sharing import SharedTrunk
 
 MAX_ROWS = 20_000  # rows of which labels are correlated
@@ -88,7 +88,7 @@ def _correlations(tasks: Sequence[FittedTask], data: Dataset) -> Block:
             cells[i][j] = cells[j][i] = Cell("-")
             continue
         found = found if ordered[i] and ordered[j] else abs(found)
-        cells[i][j] = cells[j][i] = Cell(with_minus(f"{found:.2f}"), found)
+        cells[i][j] = cells[j][i] = Cell(fixed(found), found)
     names = [fitted.task.name for fitted in tasks]
     some = f"{len(chosen):,} of the " if len(chosen) < data.n_rows else ""
     caption = (
@@ -160,7 +160,7 @@ def _gradients(evidence: Evidence) -> Iterator[Block]:
 
 
 def _cosine_cell(pair: tuple[float, float] | None) -> Cell:
-    return Cell("") if pair is None else Cell(with_minus(f"{pair[0]:.2f}"), pair[0])
+    return Cell("") if pair is None else Cell(fixed(pair[0]), pair[0])
 
 
 def _ratio_cell(pair: tuple[float, float] | None) -> Cell:
@@ -182,7 +182,7 @@ def _over_time(history: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
         behind = order[N_COLORED : N_COLORED + MAX_LINES]
         series = [(*_points(found[pair]), -1) for pair in behind]
         series += [(*_points(found[pair]), number) for number, pair in reversed(list(enumerate(colored, 1)))]
-        legend = [(number, f"{a} and {b}") for number, (a, b) in enumerate(colored, 1)]
+        legend = [(number, f"{short(a)} and {short(b)}") for number, (a, b) in enumerate(colored, 1)]
         which = "" if len(order) <= N_COLORED else f" In color the {len(colored)} pairs of {len(order)} that {_extreme(log)}."
         if len(order) > N_COLORED + MAX_LINES:
             which += f" {len(order) - N_COLORED - MAX_LINES} pairs are left out."
@@ -272,7 +272,7 @@ def _diagnostic(trunk: SharedTrunk, name: str, value: Tensor, tasks: Sequence[st
         cells = [[Cell(str(int(v)), int(v)) for v in row] for row in value.tolist()]
         return Heat(title, rows, columns, cells, f"{caption}{where}. The same number is the same part.", corner, nominal=True)
     top = float(value.abs().max()) or 1.0
-    cells = [[Cell(with_minus(f"{v:.2f}"), v / top) for v in row] for row in value.tolist()]
+    cells = [[Cell(fixed(v), v / top) for v in row] for row in value.tolist()]
     return Heat(title, rows, columns, cells, f"{caption}{where}.", corner)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 N_BESIDE, MAX_OVER = 4, 12  # characters of a name over a column of a matrix, and how many more all of them may have
+PER_LETTER, MIN_CELL, NARROW = 8, 40, 320  # in pixels: of a name, of a cell, of a column of the page
 N_COLORS = 6  # of the palette that the style sheet has, and drawings may name
 
 
@@ -146,6 +147,13 @@ class Heat:
     def upright(self) -> bool:
         """Whether the names of the columns are too long to stand side by side."""
         return sum(max(0, len(name) - N_BESIDE) for name in self.columns) > MAX_OVER
+
+    @property
+    def wide(self) -> bool:
+        """Whether it takes more place than a drawing, so that nothing can stand beside it."""
+        names = PER_LETTER * min(16, max(map(len, self.rows), default=0))
+        across = [MIN_CELL if self.upright else max(MIN_CELL, PER_LETTER * len(name) + 12) for name in self.columns]
+        return names + sum(across) > NARROW
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def lines(
         for mark_x, mark_y, color in marks:
             axes.plot([mark_x], [mark_y], "o", color=color_of(color), markersize=6)
         if whole:
-            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            _whole(axes, [x for xs, _, _ in series for x in (xs[0], xs[-1])])
 
     return drawn(draw, x, y)
 
@@ -86,7 +86,7 @@ def learning_curve(epochs: Sequence[int], training: Sequence[float], validation:
             axes.axvline(best, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
             axes.plot([best], [here], "o", color=SERIES[0], markersize=6)
         axes.set_ylim(*_loss_ends(np.array([*told, *judged])))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        _whole(axes, epochs)
 
     return drawn(draw, "epoch", "normalized loss")
 
@@ -225,6 +225,13 @@ def rootogram(rates: Floats, counts: Floats) -> str:
         axes.grid(visible=False, axis="x")
 
     return drawn(draw, "count" if step == 1 else f"count, {step} to a bar", "root of the number of rows")
+
+
+def _whole(axes: Axes, xs: Sequence[float]) -> None:
+    """Whole numbers on the horizontal axis, though there be one only."""
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
+    if xs and min(xs) == max(xs):
+        axes.set_xlim(xs[0] - 1, xs[0] + 1)
 
 
 def _unit(axes: Any) -> None:

@@ -20,10 +20,10 @@ from polytask.report.per_task import per_task
 from polytask.report.record import record
 from polytask.report.several import side_by_side
 from polytask.report.verdict import verdict
+from polytask.report.words import short
 from polytask.run_folder import write_whole
 
 GENERATOR = "polytask report"
-MAX_NAME = 60
 
 
 def page(runs: Sequence[tuple[str, Trained]]) -> str:
@@ -64,11 +64,6 @@ def coded(text: str) -> Markup:
         Markup('<code>polytask fit</code> &lt;now&gt;')
     """
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
-
-
-def short(name: str) -> str:
-    """A name as it can stand beside a table, cut in the middle where it is very long."""
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2]}…{name[-MAX_NAME // 3 :]}"
 
 
 def one(evidence: Evidence) -> list[Section]:

@@ -115,8 +115,8 @@ def _quantiles(cells: pa.Array, missing: NDArray[np.bool_]) -> Iterator[tuple[st
         rows = ~missing & (codes == code)
         if rows.any():
             low, high = values[rows].min(), values[rows].max()
-            text = _text(low, dates) if low == high else f"{_text(low, dates)} to {_text(high, dates)}"
-            yield text, rows
+            texts = [_span(low, high, dates, digits) for digits in (4, 6, 9)]
+            yield next((text for text in texts if " to " in text), texts[0]), rows
 
 
 def _categories(cells: pa.Array) -> Iterator[tuple[str, NDArray[np.bool_]]]:
@@ -134,7 +134,12 @@ def _categories(cells: pa.Array) -> Iterator[tuple[str, NDArray[np.bool_]]]:
         yield f"{len(order) - len(shown)} others", (codes >= 0) & ~np.isin(codes, shown)
 
 
-def _text(value: Any, date: bool) -> str:
+def _span(low: Any, high: Any, dates: bool, digits: int) -> str:
+    ends = dict.fromkeys((_text(low, dates, digits), _text(high, dates, digits)))
+    return " to ".join(ends)
+
+
+def _text(value: Any, date: bool, digits: int) -> str:
     if date:
         return str(np.datetime64(int(value), "us").astype("datetime64[D]"))
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10_000 else f"{value:.6g}"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) >= 10_000 else f"{value:.{digits}g}"

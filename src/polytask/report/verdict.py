@@ -13,7 +13,17 @@ from polytask.report.comparison import COLORS, SHARING, verdicts
 from polytask.report.evidence import Evidence, names_of
 from polytask.report.importance import Importance
 from polytask.report.per_task import calibration_bins
-from polytask.report.words import better_than_constant, headline, in_words, joined, percent, score_texts, seconds_text, signed
+from polytask.report.words import (
+    better_than_constant,
+    headline,
+    in_words,
+    joined,
+    percent,
+    score_texts,
+    seconds_text,
+    short,
+    signed,
+)
 from polytask.scores import Score, TaskScores
 
 FEW_ROWS = 300  # judged rows of a task below which folds say more
@@ -92,7 +102,7 @@ def _told(evidence: Evidence) -> Iterator[tuple[str, str]]:
     scores, found = evidence.run.scores(), verdicts(evidence)
     for name in names_of(evidence.tasks):
         if name not in scores:
-            yield f"{name}.", f"No {evidence.part} row has a label, so nothing can be said."
+            yield f"{short(name)}.", f"No {evidence.part} row has a label, so nothing can be said."
             continue
         words = in_words(scores[name])
         if better_than_constant(headline(scores[name])[1]) is not True:
@@ -104,7 +114,7 @@ def _told(evidence: Evidence) -> Iterator[tuple[str, str]]:
                 "helped": f" Sharing helped: {signed(change)} % gain in the loss against training it alone.",
                 "hurt": f" Sharing hurt: {signed(change)} % in the loss against training it alone.",
             }.get(told["verdict"], f" Whether sharing helped cannot be told ({signed(change)} % in the loss).")
-        yield f"{name}.", words
+        yield f"{short(name)}.", words
 
 
 def dropped(evidence: Evidence) -> list[tuple[str, str]]:

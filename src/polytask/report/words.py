@@ -9,7 +9,7 @@ from polytask.scores import Score, TaskScores, decimals_for, number_text
 
 # The metrics that say most to somebody who has not met the others, best first.
 TOLD_FIRST = ("accuracy", "mae", "f1", "pinball")
-MAX_CELL = 48
+MAX_CELL, MAX_NAME = 48, 48
 
 
 def score_texts(score: Score) -> tuple[str, str, str]:
@@ -42,6 +42,11 @@ def signed(value: float, decimals: int = 1) -> str:
         ('+1.2', True)
     """
     return "-" if math.isnan(value) else with_minus(f"{round(value, decimals) + 0.0:+.{decimals}f}")
+
+
+def fixed(value: float, decimals: int = 2) -> str:
+    """A number with so many decimals, 0 without a sign."""
+    return with_minus(f"{round(value, decimals) + 0.0:.{decimals}f}")
 
 
 def with_minus(number: str) -> str:
@@ -119,10 +124,20 @@ def joined(words: Iterable[str], most: int = 6) -> str:
         >>> joined(["a", "b", "c"]), joined("abcdefgh", most=3)
         ('a, b and c', 'a, b, c and 5 more')
     """
-    every = list(words)
+    every = [short(word) for word in words]
     if len(every) > most:
         return f"{', '.join(every[:most])} and {len(every) - most} more"
     return f"{', '.join(every[:-1])} and {every[-1]}" if len(every) > 1 else "".join(every)
+
+
+def short(name: str) -> str:
+    """A name as it can stand in a sentence or beside a table, cut in the middle where it is very long.
+
+    Example:
+        >>> short("price"), len(short("price" * 100))
+        ('price', 41)
+    """
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME // 2]}…{name[-MAX_NAME // 3 :]}"
 
 
 def bytes_text(count: float) -> str:
