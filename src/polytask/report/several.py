@@ -13,7 +13,7 @@ from polytask.report import charts
 from polytask.report.blocks import Block, Chart, Group, Listing, Mark, Missing, Section, Strips, Words
 from polytask.report.drawing import series_ends
 from polytask.report.evidence import Evidence
-from polytask.report.words import cell_text, headline, joined, score_texts, seconds_text, signed
+from polytask.report.words import cell_text, headline, joined, score_texts, seconds_text, short, signed
 from polytask.scores import Score
 
 COLORS = {"helped": 3, "hurt": 2, "can't tell": 1}
@@ -57,15 +57,12 @@ def _paired(runs: Sequence[Evidence]) -> Iterator[Block]:
     if gone is not None:
         yield Missing("Loss against the first run", f"Not shown, for it needs the rows: {gone.why_not}.")
         return
-    first, marks = runs[0], []
-    for evidence in runs[1:]:
-        for name, judged in evidence.judged.items():
-            if name in first.judged and np.array_equal(first.judged[name].index, judged.index):
-                told = compare_losses(name, first.judged[name].losses[None], judged.losses[None])
-                marks.append(_mark(f"{evidence.name}: {name}", told))
+    first, found = runs[0], [(evidence.name, _against(runs[0], evidence)) for evidence in runs[1:]]
+    marks = [_mark(f"{short(name)}: {each.task}", each) for name, told in found for each in told]
     if not marks:
         yield Missing("Loss against the first run", "The runs have no task in common.")
         return
+    yield Words("In words", [(f"{short(name)}", _in_words(told, first.name)) for name, told in found if told])
     ends = [v for mark in marks for v in (mark.value, mark.low, mark.high) if v is not None and math.isfinite(v)]
     start, end = series_ends([*ends, 0.0])
     caption = (
@@ -73,6 +70,23 @@ def _paired(runs: Sequence[Evidence]) -> Iterator[Block]:
         "rows: right of the line is better. Each run is one training: another seed would differ more than the intervals say."
     )
     yield Strips(f"Gain against {first.name}", ("run and task", "gain", "verdict"), marks, start, end, caption, 0.0)
+
+
+def _against(first: Evidence, other: Evidence) -> list[TaskComparison]:
+    """The loss of each task that both answer on the same rows."""
+    pairs = [(first.judged[name], judged) for name, judged in other.judged.items() if name in first.judged]
+    return [
+        compare_losses(one.name, one.losses[None], two.losses[None])
+        for one, two in pairs
+        if np.array_equal(one.index, two.index)
+    ]
+
+
+def _in_words(told: Sequence[TaskComparison], first: str) -> str:
+    """Which tasks are better and which worse."""
+    words = {"helped": f"is better than {short(first)} at", "hurt": "is worse at", "can't tell": "cannot be told apart at"}
+    by_verdict = {verdict: [each.task for each in told if each.verdict == verdict] for verdict in words}
+    return "; ".join(f"{words[verdict]} {joined(tasks)}" for verdict, tasks in by_verdict.items() if tasks) + "."
 
 
 def _mark(name: str, told: TaskComparison) -> Mark:
@@ -105,7 +119,8 @@ def _scores(runs: Sequence[Evidence], name: str) -> Iterator[Block]:
     rows = []
     for _, evidence, scores in having:
         rows.append((evidence.name, *(score_texts(scores.scores[m])[0] if m in scores.scores else "-" for m in metrics)))
-    yield Listing("All metrics", ("run", *metrics), rows, numbers=tuple(range(1, len(metrics) + 1)))
+    numbers = tuple(range(1, len(metrics) + 1))
+    yield Listing("All metrics", ("run", *metrics), rows, numbers=numbers, wide=len(metrics) > 4)
 
 
 def _curves(runs: Sequence[Evidence], name: str) -> Iterator[Block]:
