@@ -20,9 +20,11 @@ from polytask.batch import Dataset, Inputs
 from polytask.columns import InputCodec
 from polytask.errors import PolytaskError, did_you_mean, listed, one_line
 from polytask.fitted import FittedTask
+from polytask.given import with_joint_views
 from polytask.keeping import Chosen
 from polytask.manifest import MANIFEST, MEND, Manifest, Snapshot, TaskRecord
 from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
+from polytask.reading import check_reads, given_of, reads_of, with_read
 
 WEIGHTS = "weights.safetensors"
 N_TRIED = 16
@@ -47,9 +49,10 @@ class Bundle:
         """Build the network that a manifest describes, with its initial weights.
 
         Raises:
-            PolytaskError: Its snapshots do not have each task once.
+            PolytaskError: Its snapshots do not have each task once, or a task reads one that is not there.
         """
         names, networks = [record.task.name for record in manifest.tasks], manifest.networks
+        check_reads([record.task for record in manifest.tasks], manifest.sharing)
         if sorted(name for one in networks for name in one.tasks) != sorted(names):
             found = "; ".join(listed(one.tasks) for one in networks)
             raise PolytaskError("the snapshots of a model have each task once", found=found)
@@ -129,10 +132,14 @@ class Bundle:
         index = self.input_set(table, source)
         wanted = self._wanted(tasks, index)
         data = self.dataset(table, index)
+        every = [fitted.task for fitted in self.tasks.values()]
+        asked = with_read(wanted, given_of(every)) if probabilities else wanted
+        views = {task: self.tasks[task].views(output) for task, output in outputs_on(self.model, data, asked).items()}
+        views = with_joint_views(views, every) if probabilities else views
         columns: dict[str, pa.Array] = {}
-        for task, output in outputs_on(self.model, data, wanted).items():
+        for task in wanted:
             fitted = self.tasks[task]
-            columns |= fitted.task.answer(fitted.views(output), fitted.codec, probabilities)
+            columns |= fitted.task.answer(views[task], fitted.codec, probabilities)
         return pa.table(columns)
 
     def input_set(self, table: pa.Table, source: str | None = None, where: str = "the new rows") -> int:
@@ -178,9 +185,17 @@ class Bundle:
         """The same network with these tasks only: without the other heads, and what only they need of the trunk.
 
         Raises:
-            PolytaskError: A task is unknown, none is named, or the sharing scheme does not part the tasks.
+            PolytaskError: A task is unknown or reads one that is not kept, none is named, or the sharing scheme does not part
+                the tasks.
         """
         self._check_tasks(tasks)
+        for task in tasks:
+            if lost := [name for name in self.tasks[task].task.reads if name not in tasks]:
+                what, mend = (
+                    f"it reads {listed(map(repr, lost))}, which would not be kept",
+                    f"Keep {listed(map(repr, lost))} too.",
+                )
+                raise PolytaskError(what, where=f"keep, task {task!r}", mend=mend)
         sets = tuple(part for part in (part.keep(tasks) for part in self.manifest.inputs) if part.sources)
         manifest = self.manifest.model_copy(update={"inputs": sets})
         kept = self._of(manifest, self._trained(tasks), {name: fitted for name, fitted in self.tasks.items() if name in tasks})
@@ -272,11 +287,13 @@ class Bundle:
 
 
 def _network(manifest: Manifest, network: Snapshot) -> MultiTaskModel:
+    """The network that answers these tasks, with what they read."""
     encoder, sharing = network.encoder or manifest.encoder, network.sharing or manifest.sharing
-    tasks = [FittedTask(record.task, record.codec) for record in manifest.tasks if record.task.name in network.tasks]
-    among = [record.task.name for record in manifest.tasks if record.task.name in network.tasks or sharing.joint]
+    inside = with_read(network.tasks, reads_of(record.task for record in manifest.tasks))
+    tasks = [FittedTask(record.task, record.codec) for record in manifest.tasks if record.task.name in inside]
+    among = [record.task.name for record in manifest.tasks if record.task.name in inside or sharing.joint]
     codecs = [part.codec for part in manifest.inputs]
-    return build_model(encoder, sharing, manifest.head, codecs, tasks, manifest.seed, among)
+    return build_model(encoder, sharing, manifest.head, codecs, tasks, manifest.seed, among, network.tasks)
 
 
 class _AllocationLimit(TorchDispatchMode):

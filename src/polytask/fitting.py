@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,6 +17,7 @@ from polytask.bundle import Bundle
 from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
+from polytask.given import with_joint_labels
 from polytask.initialization import scale_stages
 from polytask.intervals import N_RESAMPLES
 from polytask.manifest import Manifest, TaskRecord
@@ -43,7 +45,7 @@ def train_bundle(
     Args:
         recipe: What to build and how to train it.
         prepared: Its data.
-        tasks: Train these tasks only, on the rows that have a label of one of them.
+        tasks: Train these tasks only, on the rows that have a label of one of them; they read no others.
         seed: Of weights, dropout and order, in place of the recipe's.
         on_epoch: Called after every epoch.
         checkpoints: Where the state of the training is saved, and what is gone on from.
@@ -53,14 +55,16 @@ def train_bundle(
             nothing to balance.
     """
     recipe.sharing.check_balancer(recipe.balancer)  # a copy of a recipe with another part is not checked as a recipe is
-    wanted, origin = [fitted for fitted in prepared.tasks if tasks is None or fitted.task.name in tasks], prepared.origin
+    wanted, origin = _among(prepared.tasks, tasks), prepared.origin
     if origin is not None:
         wanted = [fitted for fitted in wanted if fitted.task.name not in origin.frozen_tasks]
     names = [fitted.task.name for fitted in wanted]
     for fitted in wanted:
         _held_out(fitted.task, prepared)  # said before training
     seed = recipe.seed if seed is None else seed
-    bundle, training = untrained(recipe, prepared, tasks, seed), labeled_rows(prepared.training, names)
+    bundle = untrained(recipe, prepared, tasks, seed)
+    every = [record.task for record in bundle.manifest.tasks]
+    training = labeled_rows(with_joint_labels(prepared.training, every), names)
     assert isinstance(bundle.model, MultiTaskModel)  # no manifest of a recipe has snapshots
     if recipe.trainer.scale_stages:
         scale_stages(bundle.model, training, seed)  # before weights of an earlier run take their place
@@ -68,7 +72,7 @@ def train_bundle(
         trained = train(
             bundle.model,
             training,
-            labeled_rows(prepared.validation, names),
+            labeled_rows(with_joint_labels(prepared.validation, every), names),
             recipe.trainer,
             recipe.balancer,
             seed=seed,
@@ -91,7 +95,7 @@ def untrained(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = 
         PolytaskError: The sharing scheme names a task that there is not, or a part cannot be built.
     """
     carried = () if prepared.origin is None else prepared.origin.records()
-    own = [TaskRecord(task=f.task, codec=f.codec) for f in prepared.tasks if tasks is None or f.task.name in tasks]
+    own = [TaskRecord(task=f.task, codec=f.codec) for f in _among(prepared.tasks, tasks)]
     names = [record.task.name for record in (*carried, *own)]
     recipe.sharing.check([*(record.task.name for record in carried), *(fitted.task.name for fitted in prepared.tasks)])
     return Bundle.build(
@@ -105,6 +109,13 @@ def untrained(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = 
             tasks=(*carried, *own),
         )
     )
+
+
+def _among(fitted: Sequence[FittedTask], tasks: Sequence[str] | None) -> list[FittedTask]:
+    """Those of these tasks, which then read no others."""
+    if tasks is None:
+        return list(fitted)
+    return [replace(f, task=f.task.among(tasks)) for f in fitted if f.task.name in tasks]
 
 
 def _tune(bundle: Bundle, prepared: Prepared, tasks: Sequence[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +17,10 @@ from polytask.cells import ColumnKind
 from polytask.columns import InputCodec, check_cells, kinds_of_first, names_rows
 from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, rows_named
 from polytask.fitted import FittedTask
+from polytask.given import seen_labels, with_joint_labels
 from polytask.leaks import column_notes, find_leaks
 from polytask.manifest import InputSet
+from polytask.reading import check_reads
 from polytask.recipe import Recipe
 from polytask.source import Source
 from polytask.splitting import TEST, TRAIN, VALIDATION, assign, assign_fold
@@ -60,32 +61,19 @@ class Prepared:
     origin: Origin | None = None
 
 
-@dataclass(frozen=True)
-class SourceRows:
-    """Some rows as their source has them, with all its columns.
-
-    Attributes:
-        source: Its name.
-        index: Which of the rows that were asked for these are.
-        table: The rows.
-        name: Words for one of them by its place in the table, such as "row 17 of houses".
-    """
-
-    source: str
-    index: NDArray[np.intp]
-    table: pa.Table
-    name: Callable[[int], str]
-
-
 @dataclass
-class _Loaded:
-    """A source's rows, piece by piece and one after the other, with the part of each: FREE until the split."""
+class Loaded:
+    """A source's rows, piece by piece and one after the other, with the part of each: FREE until the split.
+
+    The labels of a task that is given another are there only where that says yes.
+    """
 
     source: Source
     pieces: dict[str, pa.Table]
     table: pa.Table
     parts: NDArray[np.int8]
     tasks: list[Task] = field(default_factory=list)
+    labels: dict[str, pa.Array] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
 
 
@@ -101,12 +89,13 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     """
     notes: list[str] = []
     origin = _origin(recipe, notes)
-    loaded = [_load(source) for source in recipe.sources]
+    loaded = [load_source(source) for source in recipe.sources]
     _attach_tasks(recipe, loaded)
     _choose_inputs(recipe, loaded, origin, notes)
+    _read_labels(recipe, loaded, notes)
     for item in loaded:
         _split(recipe, item, fold)
-    groups: dict[tuple[str, ...], list[_Loaded]] = {}
+    groups: dict[tuple[str, ...], list[Loaded]] = {}
     for item in loaded:
         groups.setdefault(item.inputs, []).append(item)
     ordered = [item for group in groups.values() for item in group]
@@ -116,9 +105,10 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     known = {} if origin is None else origin.codecs(recipe.tasks, recipe.head, labels, notes)
     if origin is not None:
         origin = origin.going_on(labels, known, notes)
+        check_reads([*recipe.tasks, *(record.task for record in origin.records())], recipe.sharing)
         sets = origin.with_carried(sets)
         inputs = (*inputs, *({} for _ in sets[len(inputs) :]))
-    with rows_named(_row_names(ordered)):
+    with rows_named(row_names(ordered)):
         tasks = tuple(
             _fitted(recipe, t, ordered, parts == TRAIN, labels[t.name], known.get(t.name), notes) for t in recipe.tasks
         )
@@ -137,6 +127,7 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
         raise PolytaskError(
             "no training row has a label of any task", found=counted(int((parts == TRAIN).sum()), "row"), mend=mend
         )
+    tasks = _with_joint_losses(tasks, everything.where(marks == TRAIN))
     for part in (VALIDATION, TEST):
         notes += [
             _without_labels(t.task.name, PARTS[part])
@@ -158,37 +149,6 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     )
 
 
-def source_rows(recipe: Recipe, prepared: Prepared, part: str, index: NDArray[np.intp] | None = None) -> list[SourceRows]:
-    """Rows of a part as their sources have them, read anew.
-
-    Args:
-        recipe: What was prepared.
-        prepared: What became of it.
-        part: "training", "validation" or "test".
-        index: Which of its rows, in order; None for all.
-
-    Returns:
-        The rows of each source, one after the other in the order of the part.
-
-    Raises:
-        PolytaskError: A source can no longer be read.
-    """
-    positions = prepared.positions[part] if index is None else prepared.positions[part][index]
-    sources = {source.label: source for source in recipe.sources}
-    found, start = [], 0
-    for label in prepared.order:
-        item = _load(sources[label])
-        mine = np.flatnonzero((positions >= start) & (positions < start + len(item.table)))
-        rows = positions[mine] - start
-        found.append(SourceRows(label, mine, item.table.take(pa.array(rows)), partial(_name_of, rows, _row_names([item]))))
-        start += len(item.table)
-    return found
-
-
-def _name_of(rows: NDArray[np.intp], words: Callable[[int], str], index: int) -> str:
-    return words(int(rows[index]))
-
-
 def label_array(task: Task, table: pa.Table) -> pa.Array:
     """A task's labels of a table, in one chunk; null where the row does not count.
 
@@ -202,16 +162,17 @@ def label_array(task: Task, table: pa.Table) -> pa.Array:
     return labels
 
 
-def _load(source: Source) -> _Loaded:
+def load_source(source: Source) -> Loaded:
+    """A source's rows, read."""
     pieces = source.parts()
     marks = {"main": FREE, "validation": VALIDATION, "test": TEST}
     tables = list(pieces.values())
     parts = np.concatenate([np.full(len(table), marks[name], np.int8) for name, table in pieces.items()])
     named = {source.label if name == "main" else f"{source.label} ({name})": table for name, table in pieces.items()}
-    return _Loaded(source, named, _stacked(tables, tables[0].column_names), parts)
+    return Loaded(source, named, _stacked(tables, tables[0].column_names), parts)
 
 
-def _row_names(loaded: Sequence[_Loaded]) -> Callable[[int], str]:
+def row_names(loaded: Sequence[Loaded]) -> Callable[[int], str]:
     """Words for a row of several sources one after the other."""
     pieces = [(name, len(table)) for item in loaded for name, table in item.pieces.items()]
     ends = np.cumsum([n_rows for _, n_rows in pieces])
@@ -224,7 +185,7 @@ def _row_names(loaded: Sequence[_Loaded]) -> Callable[[int], str]:
     return words
 
 
-def _attach_tasks(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
+def _attach_tasks(recipe: Recipe, loaded: Sequence[Loaded]) -> None:
     """A task belongs to the source it names, else to every source that has its column."""
     for task in recipe.tasks:
         named = [item for item in loaded if task.source in (None, item.source.label)]
@@ -252,7 +213,7 @@ def _origin(recipe: Recipe, notes: list[str]) -> Origin | None:
     return Origin.read(recipe.warm_start, recipe.encoder, recipe.sharing, [recipe.head, *(task.head for task in recipe.tasks)])
 
 
-def _choose_inputs(recipe: Recipe, loaded: Sequence[_Loaded], origin: Origin | None, notes: list[str]) -> None:
+def _choose_inputs(recipe: Recipe, loaded: Sequence[Loaded], origin: Origin | None, notes: list[str]) -> None:
     every = sorted({name for item in loaded for name in item.table.column_names})
     for name, where in [*((n, "drop") for n in recipe.drop), *((n, "columns") for n in recipe.columns)]:
         if name not in every:
@@ -268,7 +229,23 @@ def _choose_inputs(recipe: Recipe, loaded: Sequence[_Loaded], origin: Origin | N
             raise PolytaskError("no input columns are left", where=f"source {item.source.label!r}", mend=mend)
 
 
-def _barred(recipe: Recipe, item: _Loaded) -> dict[str, str]:
+def _read_labels(recipe: Recipe, loaded: Sequence[Loaded], notes: list[str]) -> None:
+    for item in loaded:
+        with rows_named(row_names([item])):
+            item.labels = {task.name: label_array(task, item.table) for task in item.tasks}
+    if all(task.seen_where is None for task in recipe.tasks):
+        return
+    with rows_named(row_names(loaded)):
+        labels, told = seen_labels({task.name: _label_column(task, loaded) for task in recipe.tasks}, recipe.tasks)
+    notes += told
+    start = 0
+    for item in loaded:
+        given = [task.name for task in item.tasks if task.seen_where is not None]
+        item.labels |= {name: labels[name].slice(start, len(item.table)) for name in given}
+        start += len(item.table)
+
+
+def _barred(recipe: Recipe, item: Loaded) -> dict[str, str]:
     """The columns of a source that are no inputs, and why."""
     labels = {column: task.name for task in item.tasks for column in task.own_columns}
     there, wanted = item.table.column_names, item.source.inputs or ()
@@ -286,7 +263,7 @@ def _barred(recipe: Recipe, item: _Loaded) -> dict[str, str]:
     return reasons | {column: f"labels task {task!r}" for column, task in labels.items()}
 
 
-def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
+def _split(recipe: Recipe, item: Loaded, fold: tuple[int, int] | None) -> None:
     split, there = recipe.split, item.table.column_names
     for role, name in (("group", split.group), ("time", split.time)):
         if name is not None and name not in there:
@@ -297,10 +274,9 @@ def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
     for name in chosen:
         if name not in names:
             raise PolytaskError(f"no task {name!r}", where="split.stratify", mend=did_you_mean(name, names))
-    with rows_named(_row_names([item])):
-        labels = {task.name: label_array(task, item.table) for task in item.tasks}
+    with rows_named(row_names([item])):
         times = None if split.time is None else _times(item.table.column(split.time), split.time)
-    strata = {name: _strata(column, item.parts == FREE) for name, column in labels.items() if name in chosen}
+    strata = {name: _strata(column, item.parts == FREE) for name, column in item.labels.items() if name in chosen}
     groups = None if split.group is None else _groups(item.table.column(split.group), split.group)
     seed = recipe.seed if split.seed is None else split.seed
     if fold is not None:
@@ -318,14 +294,14 @@ def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
 
 
 def _input_set(
-    recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded], origin: Origin | None, notes: list[str]
+    recipe: Recipe, names: tuple[str, ...], group: Sequence[Loaded], origin: Origin | None, notes: list[str]
 ) -> tuple[InputSet, Inputs]:
     table = _stacked([item.table for item in group], names)
     rows = np.concatenate([item.parts for item in group]) == TRAIN
     marks = pa.array(rows)
     training = table.filter(marks)
     given: Mapping[str, ColumnKind] = {name: kind for name, kind in recipe.columns.items() if name in names}
-    with rows_named(_row_names(group)):
+    with rows_named(row_names(group)):
         if origin is not None:
             codec: InputCodec = origin.codec_of(names, given)
         else:
@@ -344,7 +320,7 @@ def _input_set(
 def _fitted(
     recipe: Recipe,
     task: Task,
-    loaded: Sequence[_Loaded],
+    loaded: Sequence[Loaded],
     rows: NDArray[np.bool_],
     training: pa.Array,
     codec: Codec | None,
@@ -362,13 +338,28 @@ def _fitted(
         return FittedTask.fit(task, training, None if task.weight_column is None else _row_weights(task, loaded)[rows], codec)
 
 
-def _label_column(task: Task, loaded: Sequence[_Loaded]) -> pa.Array:
+def _with_joint_losses(tasks: Sequence[FittedTask], training: Dataset) -> tuple[FittedTask, ...]:
+    """The tasks, where one is given another with the loss of the best constant for both."""
+    if all(fitted.task.seen_where is None for fitted in tasks):
+        return tuple(tasks)
+    joint = with_joint_labels(training, [fitted.task for fitted in tasks])
+    found = []
+    for fitted in tasks:
+        name = fitted.task.name
+        rows, weights = joint.present[name], joint.weights.get(name)
+        given = fitted.task.seen_where is not None
+        found.append(
+            fitted.with_joint(joint.targets[name][rows], None if weights is None else weights[rows]) if given else fitted
+        )
+    return tuple(found)
+
+
+def _label_column(task: Task, loaded: Sequence[Loaded]) -> pa.Array:
     """A task's labels over all rows; null in the rows of other sources."""
-    columns = [label_array(task, item.table) if task in item.tasks else pa.nulls(len(item.table)) for item in loaded]
-    return _joined(columns)
+    return _joined([item.labels.get(task.name, pa.nulls(len(item.table))) for item in loaded])
 
 
-def _row_weights(task: Task, loaded: Sequence[_Loaded]) -> torch.Tensor:
+def _row_weights(task: Task, loaded: Sequence[Loaded]) -> torch.Tensor:
     """A task's weights over all rows; 0 in the rows of other sources."""
     return torch.cat([task.weights_of(i.table) if task in i.tasks else torch.zeros(len(i.table)).double() for i in loaded])
 

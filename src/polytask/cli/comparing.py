@@ -27,8 +27,8 @@ def parse_others(texts: Sequence[str]) -> list[str | Mapping[str, Any]]:
         PolytaskError: Braces hold something else than a mapping.
 
     Example:
-        >>> parse_others(["mmoe,balancer:cagrad", "{sharing: {kind: mmoe, experts: 8}}"])
-        ['mmoe', 'balancer:cagrad', {'sharing': {'kind': 'mmoe', 'experts': 8}}]
+        >>> parse_others(["mmoe,balancer:cagrad", "{sharing: {kind: mmoe, n_experts: 8}}"])
+        ['mmoe', 'balancer:cagrad', {'sharing': {'kind': 'mmoe', 'n_experts': 8}}]
     """
     found: list[str | Mapping[str, Any]] = []
     for text in texts:
@@ -100,7 +100,7 @@ def _keep(found: Comparison, place: Path) -> None:
 
 
 def _mapping(text: str) -> Mapping[str, Any]:
-    mend = "Write it as in --with '{sharing: {kind: mmoe, experts: 8}}'."
+    mend = "Write it as in --with '{sharing: {kind: mmoe, n_experts: 8}}'."
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

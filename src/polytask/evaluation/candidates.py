@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import PydanticUndefined
-
 from polytask.balancer import Balancer
 from polytask.component import Component
 from polytask.encoder import Encoder
@@ -40,7 +38,8 @@ class Candidate:
 def candidates(recipe: Recipe, others: Sequence[Other] = ()) -> tuple[Candidate, ...]:
     """Each task alone, the recipe itself where it shares anything, and the others that are asked for.
 
-    Alone has the sharing ``separate`` and the balancer ``equal``, for where nothing is shared there is nothing to balance.
+    Alone has the sharing ``separate`` and the balancer ``equal``, for where nothing is shared there is nothing to balance; a
+    task that reads others reads none there.
 
     Args:
         recipe: The run's.
@@ -61,7 +60,8 @@ def candidates(recipe: Recipe, others: Sequence[Other] = ()) -> tuple[Candidate,
     if len(recipe.tasks) < 2:
         raise PolytaskError("there is one task only, so nothing is shared", where="compare", mend="Give the recipe more tasks.")
     alone = {"sharing": Sharing.coerce("separate"), "balancer": Balancer.coerce("equal")}
-    found = [Candidate(ALONE, _with(recipe, alone), _differing(recipe, alone))]
+    unread = recipe.model_copy(update={"tasks": tuple(task.among([task.name]) for task in recipe.tasks)})
+    found = [Candidate(ALONE, _with(unread, alone), _differing(recipe, alone))]
     if not recipe.sharing.independent:
         found.append(Candidate(OWN, recipe, {}))
     for other in others:
@@ -97,7 +97,7 @@ def _candidate(recipe: Recipe, other: Other, before: Sequence[Candidate]) -> Can
         who = "what the run has already" if same.name == OWN else f"the same as {same.name!r}"
         raise PolytaskError(f"this is {who}", where=where, mend="Leave it out, or change a field of it.")
     differs = _differing(recipe, parts)
-    name = " + ".join(_word(part, component) for part, component in differs.items())
+    name = " + ".join(_word(part, component, getattr(recipe, part)) for part, component in differs.items())
     names = [item.name for item in before] + [TREES]
     return Candidate(name if name not in names else f"{name} ({len(before)})", changed, differs)
 
@@ -144,10 +144,11 @@ def _differing(recipe: Recipe, parts: Mapping[str, Component]) -> dict[str, Comp
     return {name: part for name, part in parts.items() if part != getattr(recipe, name)}
 
 
-def _word(part: str, component: Component) -> str:
-    """A component as a name: its kind, and the fields that are not as they come."""
-    defaults = {name: info.get_default(call_default_factory=True) for name, info in type(component).model_fields.items()}
-    own = {name: value for name, value in component if value != defaults[name] or defaults[name] is PydanticUndefined}
+def _word(part: str, component: Component, before: Component) -> str:
+    """A component as a name: its kind, and the fields that are not as they come, or for one of the run's kind as they were."""
+    usual = {name: info.get_default(call_default_factory=True) for name, info in type(component).model_fields.items()}
+    usual |= dict(before) if type(before) is type(component) else {}
+    own = {name: value for name, value in component if value != usual[name]}
     fields = f"({listed(f'{name}={value}' for name, value in own.items())})" if own else ""
     return f"{'' if part == 'sharing' else part + ':'}{component.kind}{fields}"
 

@@ -16,6 +16,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from polytask.batch import Dataset
 from polytask.bundle import n_parameters
 from polytask.fitting import labeled_rows, untrained
+from polytask.given import with_joint_labels
 from polytask.model import MultiTaskModel, Network
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
@@ -27,9 +28,10 @@ STEPS = 2  # the first makes the optimizer's state
 
 def n_learned(recipe: Recipe, prepared: Prepared) -> int:
     """The parameters of a recipe's network; where nothing is shared of a network per task, with the columns that it sees."""
+    if not recipe.sharing.independent:
+        return n_parameters(untrained(recipe, prepared).model)
     names = [fitted.task.name for fitted in prepared.tasks]
-    groups = [[name] for name in names] if recipe.sharing.independent else [names]
-    return sum(n_parameters(untrained(recipe, prepared, group).model) for group in groups)
+    return sum(n_parameters(untrained(recipe, prepared, [name]).keep([name]).model) for name in names)
 
 
 def flops_per_row(model: Network, data: Dataset) -> int:
@@ -63,7 +65,7 @@ def step_memory(recipe: Recipe, prepared: Prepared) -> int:
     """
     device = recipe.trainer.chosen_device()
     names, seed = [fitted.task.name for fitted in prepared.tasks], recipe.seed
-    data = labeled_rows(prepared.training, names).to(device)
+    data = labeled_rows(with_joint_labels(prepared.training, [fitted.task for fitted in prepared.tasks]), names).to(device)
     size = recipe.trainer.rows_per_step(data.n_rows)
     order = torch.randperm(data.n_rows, generator=torch.Generator().manual_seed(seed)).to(device)
     batches = [order.roll(-step * size)[:size] for step in range(STEPS)]

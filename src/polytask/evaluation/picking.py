@@ -21,31 +21,36 @@ if TYPE_CHECKING:
 PICKED = "picked"  # what a run's record calls its tasks' candidates
 
 
-def picks(validation: Mapping[str, Mapping[str, Sequence[NDArray[np.float64]]]], tasks: Sequence[str]) -> dict[str, str]:
+def picks(
+    validation: Mapping[str, Mapping[str, Sequence[NDArray[np.float64]]]], tasks: Sequence[Sequence[str]]
+) -> dict[str, str]:
     """Per task the candidate to take, by validation losses: the simplest that is not clearly worse than the best.
 
     Best is the least mean loss over rows and seeds. The run's own recipe is the simplest, then come the other candidates as
     they were named, and last alone: the first of them whose loss is above the best by no more than the standard error of that
     difference, over seeds and rows, is taken. (The rule of one standard error: Breiman, Friedman, Olshen and Stone 1984,
-    Classification and Regression Trees, section 3.4.3.)
+    Classification and Regression Trees, section 3.4.3.) Tasks of which one reads another go together, by their mean.
 
     Args:
         validation: By candidate and task the losses of the validation rows, ``[N]`` for each seed.
-        tasks: Their names; one without validation labels is left out.
+        tasks: Their names, in groups that go together; one without validation labels is left out.
 
     Example:
         >>> run, mmoe, alone = ([np.array([1.0, 2.0, 3.0, 2.0]) + x] for x in (0.0, [-0.1, 0.1, 0.0, -0.1], -1.0))
-        >>> picks({"alone": {"a": run, "b": alone}, "run": {"a": run, "b": run}, "mmoe": {"a": mmoe, "b": mmoe}}, ["a", "b"])
+        >>> found = {"alone": {"a": run, "b": alone}, "run": {"a": run, "b": run}, "mmoe": {"a": mmoe, "b": mmoe}}
+        >>> picks(found, [["a"], ["b"]])
         {'a': 'run', 'b': 'alone'}
     """
     order = [*(name for name in validation if name != ALONE), ALONE]
-    found = {}
-    for task in tasks:
-        losses = {name: np.stack(validation[name][task]) for name in order if task in validation[name]}
-        if losses:
-            best = min(losses.values(), key=lambda each: float(each.mean()))
-            gaps = {name: paired_interval(each - best) for name, each in losses.items()}
-            found[task] = next(name for name, gap in gaps.items() if not gap.mean > gap.error)
+    found: dict[str, str] = {}
+    for group in ([task for task in tasks_of_one if task in validation[ALONE]] for tasks_of_one in tasks):
+        losses = {name: [np.stack(validation[name][task]) for task in group] for name in order}
+        best = min(losses.values(), key=lambda own: sum(float(each.mean()) for each in own))
+        for name, own in losses.items():
+            gaps = [paired_interval(each - least) for each, least in zip(own, best, strict=True)]
+            if not sum(gap.mean for gap in gaps) > sum(gap.error for gap in gaps):
+                found |= dict.fromkeys(group, name)
+                break
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from polytask.bundle import Bundle, n_parameters
 from polytask.errors import PolytaskError, listed, one_line
@@ -16,6 +16,7 @@ from polytask.evaluation.found import Found, result, with_holds
 from polytask.evaluation.picking import picks
 from polytask.fitting import metric_values, row_losses, task_losses, task_metrics, train_bundle, tuned_on, untrained
 from polytask.preparation import Prepared, prepare
+from polytask.reading import reads_of, together
 from polytask.recipe import Recipe
 from polytask.training import Epoch
 
@@ -113,7 +114,8 @@ def compare(
     Alone means: the encoder, trainer, split, inputs and batches of the recipe, and a network of its own for each task, all of
     them trained at once (``separate``). So a task alone takes as many steps as the tasks together, and where labels are missing
     or sources are separate it learns from the rows of each batch that have its label, as it does together with the others. It
-    stops, and chooses its epoch, for itself. Nothing is balanced, and ``primary`` says nothing, where nothing is shared.
+    stops, and chooses its epoch, for itself. Where nothing is shared nothing is balanced, ``primary`` says nothing, and no task
+    reads another: one that is given another learns from, and is judged on, the rows where that says yes.
 
     Args:
         recipe: What to train.
@@ -160,6 +162,8 @@ class _Contest:
         recipe, prepared = candidate.recipe, self.prepared
         if recipe.encoder != self.recipe.encoder:  # it may read the columns otherwise
             prepared = prepare(recipe)
+        own = {task.name: task for task in recipe.tasks}
+        prepared = replace(prepared, tasks=tuple(replace(fitted, task=own[fitted.task.name]) for fitted in prepared.tasks))
         try:
             flops = flops_per_row(untrained(recipe, prepared).model, prepared.training)
             return Trial(candidate, prepared, (n_learned(recipe, prepared), flops, step_memory(recipe, prepared)))
@@ -248,7 +252,7 @@ class _Contest:
             seeds=self.seeds[:n_seeds],
             n_rows={task: len(runs[0]) for task, runs in found[ALONE].losses.items()},
             judged_on=self.judged_on,
-            picks=picks(alike, [fitted.task.name for fitted in self.prepared.tasks]),
+            picks=picks(alike, together([task.name for task in self.recipe.tasks], reads_of(self.recipe.tasks))),
             left_out=dict(self.left_out),
             notes=tuple(self._notes(n_seeds)),
         )

@@ -19,13 +19,14 @@ from polytask.batch import Dataset
 from polytask.bundle import Bundle
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
+from polytask.fitting import row_weights
 from polytask.model import outputs_on
-from polytask.preparation import Prepared, SourceRows, source_rows
+from polytask.preparation import Prepared
 from polytask.recipe import Recipe
+from polytask.report.rows import Rows, SourceRows, source_rows
 from polytask.scores import Scores
 
 Floats = NDArray[np.float64]
-Rows = NDArray[np.intp]
 
 MAX_JUDGED = 40_000  # rows of the judged part that are looked at one by one; scores are of all of them
 COMPARED = "compare.json"
@@ -202,7 +203,7 @@ def _judged(fitted: FittedTask, output: Tensor, data: Dataset) -> Judged:
     name = fitted.task.name
     rows = data.present[name]
     answered, target = output[rows], data.targets[name][rows]
-    weights = data.weights[name][rows].double() if name in data.weights else None
+    weights = row_weights(data, name)
     with torch.inference_mode():
         views = {view: values.numpy() for view, values in fitted.views(answered).items()}
         truth = fitted.task.truth(target, fitted.codec).numpy()

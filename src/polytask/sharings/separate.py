@@ -43,7 +43,8 @@ class Separate(Sharing):
                 +- stem -> stage 1 -> stage 2 -> head   grade
 
     It is what sharing is measured against. Clipping, a falling rate, early stopping and what is done about numbers that are not
-    finite are each task's own: a task ends as it would have alone, with the same rows and seed.
+    finite are each task's own: a task ends as it would have alone, with the same rows and seed. Tasks that read one another
+    (without a gradient) end together.
 
     It has the parameters of as many networks as there are tasks, and takes the time of them all; six or more small networks
     are trained as one batched product where there are several threads. Each task answers with the weights of its own best
