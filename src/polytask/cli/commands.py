@@ -241,6 +241,22 @@ def show(run: RunFolder) -> None:
     typer.echo("".join(f"\n{table}\n" for table in tables if table), nl=False)
 
 
+@app.command(epilog=_examples("polytask report run/", "polytask report run/ run2/ --out comparison.html"))
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="A run's folder, or several to compare.")],
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where to; else report.html (comparison.html) in the first run's folder.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write one HTML page about a run that needs no network: verdict, tasks, what is between them, inputs, record."""
+    from polytask.run import load
+
+    first, *others = [load(run) for run in runs]
+    place = first.report(out, others=others, overwrite=overwrite)
+    typer.echo(f"saved in {place if out is None else out}")
+
+
 @app.command(
     epilog=_examples(
         "polytask predict run/ new.csv --out answers.csv",
