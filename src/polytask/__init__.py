@@ -20,6 +20,7 @@ _HOMES = {
     "polytask.estimator": ("MultiTaskEstimator",),
     "polytask.evaluation.folds": ("cross_validate",),
     "polytask.tuning.tune": ("tune",),
+    "polytask.export.serving": ("ExportedModel",),
     "polytask.gradients.balance": ("Balance",),
     "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays"),
     "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count", "Multilabel", "Quantile"),
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from polytask.evaluation.folds import cross_validate as cross_validate
     from polytask.experiment import fit as fit
     from polytask.experiment import resume as resume
+    from polytask.export.serving import ExportedModel as ExportedModel
     from polytask.gradients.balance import Balance as Balance
     from polytask.heads.linear import Linear as Linear
     from polytask.heads.mlp import MLP as MLP

@@ -23,7 +23,7 @@ from polytask.preparation import prepare
 from polytask.recipe import Recipe
 from polytask.run import Run, load
 from polytask.run_folder import CHECKPOINTS, RECIPE, RECORD, aside, begin, cannot_write, check_free, settled
-from polytask.training import Epoch, gradient_notes, left_out
+from polytask.training import Epoch, gradient_notes, left_out, peak_memory
 
 
 def fit(
@@ -102,6 +102,7 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
         "rows": {part: getattr(prepared, part).n_rows for part in ("training", "validation", "test")},
         "scored_on": judged,
         "parameters": n_parameters(bundle.model),
+        "peak_memory": peak_memory(),
         "seconds": round(before + time.perf_counter() - began, 3),
         "best_epochs": {task: epoch.epoch for epoch in history for task in epoch.best},
         "data": fingerprints,
