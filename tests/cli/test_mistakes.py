@@ -179,7 +179,7 @@ def test_data_that_changed_since_the_run_are_not_compared() -> None:
     fit_houses(Path.cwd(), "changed")
     text = Path("houses.csv").read_text(encoding="utf-8")
     Path("houses.csv").write_text(text + text.splitlines()[-1] + "\n", encoding="utf-8")
-    assert "the data of 'houses' changed since this run. Fit again, then compare." in mistake("compare", "changed")
+    assert "the data of 'houses' changed since this run. Fit again." in mistake("compare", "changed")
     Path("houses.csv").write_text(text, encoding="utf-8")
 
 
