@@ -7,7 +7,7 @@ that the whole network has as many parameters as `hard` at ``--width``, as near 
 with a stage for each task has narrower ones. Rows, steps, optimizer and early stopping are the same for all, nobody was tuned,
 and each task answers with the weights of its own best epoch. A loss is in units of the best constant's. Delta-m is the change
 of the metrics against `separate`, whose networks have as many parameters together, by both conventions. Whether a difference is
-more than chance is what `polytask compare` asks, a scheme at a time.
+more than chance is what `polytask compare` asks.
 
 With --keep every training is written to a file as soon as it is there, and what the file has is not done again.
 """
