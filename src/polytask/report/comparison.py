@@ -11,7 +11,14 @@ from polytask.report.evidence import Evidence
 from polytask.report.words import joined, signed
 
 COLORS = {"helped": 3, "hurt": 2, "can't tell": 1}
+AGAINST_TREES = {"helped": "better", "hurt": "worse"}
 SHARING = {"helped": "sharing helped", "hurt": "sharing hurt", "can't tell": "can't tell"}
+
+
+def beaten_by_trees(evidence: Evidence) -> list[str]:
+    """The tasks at which boosted trees are better than a network of the task's own."""
+    trees = evidence.compared.get("trees") or {}
+    return [told["task"] for told in trees.get("verdicts", ()) if told["verdict"] == "helped"]
 
 
 def verdicts(evidence: Evidence, candidate: str = "run") -> dict[str, Mapping[str, Any]]:
@@ -34,8 +41,8 @@ def against_alone(evidence: Evidence) -> Iterator[Block]:
         )
         yield Missing("Each task alone against all together", why)
         return
-    results = [*compared["candidates"], *([compared["trees"]] if compared.get("trees") else [])]
-    marks = [mark for result in results for mark in _marks(result)]
+    marks = [mark for result in compared["candidates"] for mark in _marks(result)]
+    marks += _marks(compared["trees"], AGAINST_TREES) if compared.get("trees") else []
     ends = [value for mark in marks for value in (mark.value, mark.low, mark.high) if value is not None] + [0.0]
     low, high = max(min(ends), -100.0), min(max(ends), 100.0)
     room = 0.04 * (high - low) or 1.0
@@ -65,7 +72,8 @@ def _name(name: str) -> str:
     return {"run": "this run's recipe", "alone": "each alone"}.get(name, name)
 
 
-def _marks(result: Mapping[str, Any]) -> Iterator[Mark]:
+def _marks(result: Mapping[str, Any], words: Mapping[str, str] | None = None) -> Iterator[Mark]:
+    """Delta-m and the gain of each task; its verdict in other words where it is not about sharing."""
     delta = result.get("delta_m")
     title = _name(result["name"])
     if delta:
@@ -78,7 +86,7 @@ def _marks(result: Mapping[str, Any]) -> Iterator[Mark]:
         name = f"{title}: {told['task']}" if not delta and number == 0 else told["task"]
         yield Mark(
             name,
-            (_percent(gain), told["verdict"]),
+            (_percent(gain), (words or {}).get(told["verdict"], told["verdict"])),
             gain,
             low,
             high,
