@@ -183,6 +183,10 @@ def test_a_chain_is_the_product_of_all() -> None:
     tasks = (Binary("paid", given="conversion"), CONVERSION, CLICK)
     asked = recipe(table.with_columns(paid=pl.Series(paid)), *tasks, encoder="ensemble", balancer="upgrad")
     prepared = prepare(asked)
+    assert prepared.notes == ()
+    wrong = table.with_columns(paid=pl.Series(np.where(table["click"].to_numpy() == 0, 1, paid)))
+    with pytest.raises(PolytaskError, match=r"task 'paid', .* yes where the label of 'conversion' is no"):
+        prepare(recipe(wrong, *tasks))
     bundle, _ = train_bundle(asked, prepared)
     joint = with_joint_labels(prepared.training, tasks)
     assert joint.present["paid"].all()

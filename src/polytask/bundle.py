@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from polytask.columns import InputCodec
 from polytask.errors import PolytaskError, did_you_mean, listed, one_line
 from polytask.fitted import FittedTask
 from polytask.given import with_joint_views
+from polytask.input_sets import input_set_of
 from polytask.keeping import Chosen
 from polytask.manifest import MANIFEST, MEND, Manifest, Snapshot, TaskRecord
 from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
@@ -129,45 +130,15 @@ class Bundle:
         Raises:
             PolytaskError: Input columns are missing or of another type, or a name is unknown.
         """
-        index = self.input_set(table, source)
+        index = input_set_of(self.manifest.inputs, table, source)
         wanted = self._wanted(tasks, index)
         data = self.dataset(table, index)
-        every = [fitted.task for fitted in self.tasks.values()]
-        asked = with_read(wanted, given_of(every)) if probabilities else wanted
-        views = {task: self.tasks[task].views(output) for task, output in outputs_on(self.model, data, asked).items()}
-        views = with_joint_views(views, every) if probabilities else views
+        views = views_of(self.tasks, wanted, lambda asked: outputs_on(self.model, data, asked))
         columns: dict[str, pa.Array] = {}
         for task in wanted:
             fitted = self.tasks[task]
             columns |= fitted.task.answer(views[task], fitted.codec, probabilities)
         return pa.table(columns)
-
-    def input_set(self, table: pa.Table, source: str | None = None, where: str = "the new rows") -> int:
-        """Which set of input columns a table has; where it has those of several, the largest.
-
-        Args:
-            table: The rows, which messages call ``where``.
-            source: The name of the training source that they are like, where it is known.
-            where: See ``table``.
-
-        Raises:
-            PolytaskError: It lacks columns of all of them, or there is no source of that name.
-        """
-        sets = self.manifest.inputs
-        if source is not None:
-            names = [name for part in sets for name in part.sources]
-            if source not in names:
-                raise PolytaskError(f"no source {source!r} in this run", mend=did_you_mean(source, names))
-            return next(i for i, part in enumerate(sets) if source in part.sources)
-        there = set(table.column_names)
-        lacking = [[c for c in part.codec.names if c not in there] for part in sets]
-        best = min(range(len(sets)), key=lambda i: (len(lacking[i]), -len(sets[i].codec.names)))
-        if lacking[best]:
-            mend = did_you_mean(lacking[best][0], sorted(there))
-            columns = "1 input column is" if len(lacking[best]) == 1 else f"{len(lacking[best])} input columns are"
-            what = f"{columns} missing: {listed(map(repr, lacking[best]))}"
-            raise PolytaskError(what, where=where, mend=mend)
-        return best
 
     def dataset(self, table: pa.Table, index: int, labels: Mapping[str, pa.Array] | None = None) -> Dataset:
         """A table's rows as tensors for input set ``index``, with targets where ``labels`` are given."""
@@ -188,7 +159,7 @@ class Bundle:
             PolytaskError: A task is unknown or reads one that is not kept, none is named, or the sharing scheme does not part
                 the tasks.
         """
-        self._check_tasks(tasks)
+        self.check_tasks(tasks)
         for task in tasks:
             if lost := [name for name in self.tasks[task].task.reads if name not in tasks]:
                 what, mend = (
@@ -239,10 +210,11 @@ class Bundle:
     def _wanted(self, tasks: Sequence[str] | None, index: int) -> list[str]:
         if tasks is None:
             return [task for task in self.tasks if task in self.manifest.inputs[index].tasks]
-        self._check_tasks(tasks)
+        self.check_tasks(tasks)
         return list(tasks)
 
-    def _check_tasks(self, tasks: Sequence[str]) -> None:
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        """Raise a PolytaskError where no task is named, or an unknown one."""
         if not tasks:
             raise PolytaskError("no task is named", where="tasks", mend=f"There is: {listed(self.tasks)}.")
         for task in tasks:
@@ -284,6 +256,21 @@ class Bundle:
         bundle.model.load_state_dict(load_file(folder / WEIGHTS))
         bundle.model.eval()
         return bundle
+
+
+def views_of(
+    tasks: Mapping[str, FittedTask], wanted: Sequence[str], ask: Callable[[Sequence[str]], Mapping[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """All that tasks say of rows, in the units of their columns, with what is said of one and those it is given together.
+
+    Args:
+        tasks: All tasks of a network.
+        wanted: Those that are answered; others are among the views where one of these is given them.
+        ask: The outputs of the network for the tasks of these names.
+    """
+    every = [fitted.task for fitted in tasks.values()]
+    outputs = ask(with_read(wanted, given_of(every)))
+    return with_joint_views({task: tasks[task].views(output) for task, output in outputs.items()}, every)
 
 
 def _network(manifest: Manifest, network: Snapshot) -> MultiTaskModel:

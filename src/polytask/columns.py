@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from polytask.cells import CategoryFeature, Cells, ColumnKind, NumberFeature, decoded, is_text, refuse_stray_text
 from polytask.component import Settings
 from polytask.errors import PolytaskError, counted, did_you_mean, listed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEARLY_ALL = 0.9
 MANY = 100  # ten rows can all differ by chance; a hundred cannot
@@ -110,7 +112,13 @@ class InputCodec(Settings):
         )
 
     def encode(self, table: pa.Table) -> dict[str, Tensor]:
-        """The rows as tensors.
+        """As ``arrays``, as tensors."""
+        import torch  # here, because a model that was exported reads rows where there is no torch
+
+        return {name: torch.from_numpy(array) for name, array in self.arrays(table).items()}
+
+    def arrays(self, table: pa.Table) -> dict[str, NDArray[Any]]:
+        """What a network reads of the rows.
 
         Returns:
             "numbers", float32 of shape [N, len(numbers)], and "categories", int64 of shape [N, len(cardinalities)].
@@ -127,10 +135,12 @@ class InputCodec(Settings):
             numbers[:, index] = cells[number.column].standardized(number)
         for index, category in enumerate(self.category_features):
             categories[:, index] = cells[category.column].codes(category)
-        return {"numbers": torch.from_numpy(numbers), "categories": torch.from_numpy(categories)}
+        return {"numbers": numbers, "categories": categories}
 
     def made_up(self, n_rows: int) -> dict[str, Tensor]:
         """Rows such as ``encode`` gives, of no table: for trying out a network."""
+        import torch
+
         numbers = torch.linspace(-2, 2, n_rows).unsqueeze(1).repeat(1, len(self.numbers))
         categories = torch.arange(n_rows).unsqueeze(1) % torch.tensor(self.cardinalities, dtype=torch.int64)
         return {"numbers": numbers, "categories": categories}

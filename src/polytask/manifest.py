@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 from torch import nn
 
-from polytask.columns import InputCodec
 from polytask.component import Component, Settings
 from polytask.encoder import Encoder
 from polytask.errors import PolytaskError, one_line, shown
 from polytask.head import Head
+from polytask.input_sets import InputSet
 from polytask.sharing import Sharing
 from polytask.task import Codec, Task
 
 FORMAT = 2  # 1: snapshots were lists of tasks
 MANIFEST = "manifest.json"
 MEND = "Take the model's folder from a copy, or fit again."
-
-
-class InputSet(Settings):
-    """One distinct set of input columns.
-
-    Attributes:
-        codec: How they become tensors.
-        sources: The sources that have them, and the names of the tasks that each of these labels.
-    """
-
-    codec: InputCodec
-    sources: Mapping[str, tuple[str, ...]]
-
-    @property
-    def tasks(self) -> set[str]:
-        """The names of the tasks that rows with these columns were trained on."""
-        return {task for labeled in self.sources.values() for task in labeled}
-
-    def keep(self, tasks: Collection[str]) -> Self:
-        """The same columns with these tasks only, and without the sources that label none of them."""
-        kept = {source: tuple(task for task in labeled if task in tasks) for source, labeled in self.sources.items()}
-        return self.model_copy(update={"sources": {source: labeled for source, labeled in kept.items() if labeled}})
 
 
 class TaskRecord(Settings):

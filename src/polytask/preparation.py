@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,12 @@ from numpy.typing import NDArray
 from polytask.batch import Dataset, Inputs
 from polytask.cells import ColumnKind
 from polytask.columns import InputCodec, check_cells, kinds_of_first, names_rows
+from polytask.encoder import Encoder
 from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, rows_named
 from polytask.fitted import FittedTask
 from polytask.given import seen_labels, with_joint_labels
+from polytask.input_sets import InputSet
 from polytask.leaks import column_notes, find_leaks
-from polytask.manifest import InputSet
 from polytask.reading import check_reads
 from polytask.recipe import Recipe
 from polytask.source import Source
@@ -147,6 +149,29 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
         positions={name: np.flatnonzero(mask.numpy()) for name, mask in chosen.items()},
         origin=origin,
     )
+
+
+def preparation_key(recipe: Recipe) -> str:
+    """What ``prepare`` makes of a recipe's data is the same for recipes with the same key, but for weights and heads of tasks.
+
+    Encoder, sharing and heads count where they choose how columns and labels are encoded: an encoder with a ``fit_inputs`` of
+    its own, and a training that goes on from a run.
+    """
+    fields = recipe.to_dict()
+    read = ["sources", "split", "columns", "drop", "unlabeled", "seed", "warm_start"]
+    if recipe.warm_start is not None:
+        read += ["encoder", "sharing", "head"]
+    elif type(recipe.encoder).fit_inputs is not Encoder.fit_inputs:
+        read.append("encoder")
+    own = ("weight",) if recipe.warm_start is not None else ("weight", "head")
+    tasks = [{name: value for name, value in task.items() if name not in own} for task in fields["tasks"]]
+    return json.dumps([tasks, *(fields[name] for name in read)])
+
+
+def with_tasks(prepared: Prepared, recipe: Recipe) -> Prepared:
+    """The same data for a recipe with the same key: with the weights and heads that it gives its tasks."""
+    tasks = {task.name: task for task in recipe.tasks}
+    return replace(prepared, tasks=tuple(replace(fitted, task=tasks[fitted.task.name]) for fitted in prepared.tasks))
 
 
 def label_array(task: Task, table: pa.Table) -> pa.Array:

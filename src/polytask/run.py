@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ import pyarrow as pa
 from torch import nn
 
 from polytask.bundle import Bundle, n_parameters
-from polytask.checkpoint import sync
 from polytask.errors import PolytaskError, counted, did_you_mean, listed, rows_named
 from polytask.evaluation.candidates import Other
 from polytask.evaluation.card import model_card
@@ -22,9 +20,11 @@ from polytask.evaluation.comparison import Comparison
 from polytask.evaluation.conflict import agreement_of, pairs_over_time, weights_over_time
 from polytask.evaluation.picking import PICKED, picked
 from polytask.evaluation.trials import OnFit, compare
+from polytask.export.agreement import Exported
 from polytask.fitting import score
 from polytask.given import seen_labels
 from polytask.gradients.conflict import Agreement
+from polytask.input_sets import input_set_of
 from polytask.preparation import Prepared, label_array, prepare
 from polytask.reading import given_of, with_read
 from polytask.recipe import Recipe
@@ -36,14 +36,14 @@ from polytask.run_folder import (
     RECIPE,
     RECORD,
     SCORES,
-    aside,
     cannot_write,
     check_free,
     finished,
     read_record,
+    replacing,
 )
 from polytask.scores import Scores
-from polytask.source import PIECE_ROWS, Source, like, open_source
+from polytask.source import PIECE_ROWS, Source, like, reader_of
 
 
 class Run:
@@ -129,7 +129,7 @@ class Run:
         Raises:
             PolytaskError: As ``predict``.
         """
-        given, reader = self._reader(data, source)
+        given, reader = reader_of(data, self.recipe.sources, source)
         like_source = self._like(given, source)
         if reader is given:
             tables: Iterable[pa.Table] = [given.read()]
@@ -154,7 +154,7 @@ class Run:
         """
         given, table = self._open(data, source)
         chosen = self._like(given, source)
-        index = self.bundle.input_set(table, chosen)
+        index = input_set_of(self.bundle.manifest.inputs, table, chosen)
         with rows_named(partial(_row_of, given, 0)):
             rows = self.bundle.dataset(table, index, self._labels(table, chosen))
         return score(self.bundle, rows, self.recipe.seed)
@@ -255,6 +255,32 @@ class Run:
         scores = Scores({task: self._scores[task] for task in self._scores if task in tasks})
         return Run(recipe, bundle, scores, self.history, record)
 
+    def export(
+        self, folder: str | Path, to: str = "onnx", tasks: Sequence[str] | None = None, overwrite: bool = False
+    ) -> Exported:
+        """Write the network for others to run, with what makes inputs of rows and answers of outputs, and a model card.
+
+        What is written is first asked whether it says what ``predict`` says, of rows of the training's sources and of made-up
+        ones with missing cells and unseen categories. ``polytask.export.serving.ExportedModel`` reads it, without torch where
+        it is ONNX.
+
+        Args:
+            folder: Where to.
+            to: "onnx", or "torch" for a program of torch.export.
+            tasks: Which tasks to answer; None for all.
+            overwrite: Replace an exported model that is there.
+
+        Returns:
+            How far it agrees with ``predict``.
+
+        Raises:
+            PolytaskError: The place is taken, a name is unknown, a part of the network cannot be exported, or the answers
+                differ by more than 1e-5; then nothing is written.
+        """
+        from polytask.export.exporting import export  # here, for torch.export takes a second to load
+
+        return export(self.bundle, self.recipe.sources, self._scores, self.record, folder, to, tasks, overwrite)
+
     def report(self, out: str | Path | None = None, *, others: Sequence[Run] = (), overwrite: bool = False) -> Path:
         """Write one HTML page that says how good the run is and why; it needs no network. Needs the extra ``report``.
 
@@ -296,43 +322,23 @@ class Run:
 
     def write(self, place: Path) -> Path:
         """As ``save``, to a place that is known to be free."""
-        draft, before = place.with_name(f".{place.name}.new"), aside(place)
         try:
-            shutil.rmtree(draft, ignore_errors=True)
-            self.bundle.save(draft / MODEL)
-            (draft / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
-            (draft / RECORD).write_text(_json(self.record), encoding="utf-8")
-            (draft / SCORES).write_text(_json(self._scores.to_dict()), encoding="utf-8")
-            (draft / HISTORY).write_text("".join(_json(epoch, None) for epoch in self.history), encoding="utf-8")
-            (draft / MODEL / CARD).write_text(model_card(self.bundle, self._scores, self.record), encoding="utf-8")
-            for path in (*draft.rglob("*"), draft):
-                sync(path)
-            if place.exists():
-                shutil.rmtree(before, ignore_errors=True)
-                place.rename(before)
-            draft.rename(place)  # a crash between these two is mended by settled
-            sync(place.parent)
-            shutil.rmtree(before, ignore_errors=True)
+            with replacing(place) as draft:
+                self.bundle.save(draft / MODEL)
+                (draft / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
+                (draft / RECORD).write_text(_json(self.record), encoding="utf-8")
+                (draft / SCORES).write_text(_json(self._scores.to_dict()), encoding="utf-8")
+                (draft / HISTORY).write_text("".join(_json(epoch, None) for epoch in self.history), encoding="utf-8")
+                (draft / MODEL / CARD).write_text(model_card(self.bundle, self._scores, self.record), encoding="utf-8")
         except OSError as error:
             raise cannot_write(error, place, "Save it to another place.") from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
         self.folder = place
         return place
 
     def _open(self, data: object, source: str | None) -> tuple[Source, pa.Table]:
         """New rows, read with the options of the training source of the same name, else of the same kind."""
-        given, reader = self._reader(data, source)
+        given, reader = reader_of(data, self.recipe.sources, source)
         return given, given.read() if reader is given else reader.read_other(getattr(given, given.datum), self._needed())
-
-    def _reader(self, data: object, source: str | None) -> tuple[Source, Source]:
-        """New rows, and the source that knows how to read them: the given one where it is one, or no training source is."""
-        given = data if isinstance(data, Source) else open_source(data)
-        alike = [item for item in self.recipe.sources if item.kind == given.kind]
-        if isinstance(data, Source) or not alike:
-            return given, given
-        named = [item for item in alike if item.label in (source, given.label)]
-        return given, (named or alike)[0]
 
     def _needed(self) -> set[str]:
         return {name for part in self.bundle.manifest.inputs for name in part.codec.names}

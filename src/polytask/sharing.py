@@ -60,6 +60,9 @@ class SharedTrunk(nn.Module):
         """
         return None
 
+    def settle(self) -> None:
+        """Told before the network is traced for export: a choice that weights make for all rows alike becomes a plain value."""
+
     def notes(self) -> list[str]:
         """What is to be said of how it was computed."""
         return []

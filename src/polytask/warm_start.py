@@ -20,8 +20,9 @@ from polytask.encoder import Encoder, set_key
 from polytask.errors import CellsError, PolytaskError, listed, shown
 from polytask.fitted import FittedTask
 from polytask.head import Head
+from polytask.input_sets import InputSet, input_set_of
 from polytask.keeping import Chosen
-from polytask.manifest import InputSet, TaskRecord
+from polytask.manifest import TaskRecord
 from polytask.reading import handed_of, in_order, reads_of, with_read
 from polytask.run_folder import MODEL, finished, read_record, settled
 from polytask.sharing import Sharing, module_key
@@ -142,7 +143,8 @@ class Origin:
             PolytaskError: Columns are missing, or one of them is barred.
         """
         where = f"source {source!r}"
-        codec = self.bundle.manifest.inputs[self.bundle.input_set(table, where=where)].codec
+        sets = self.bundle.manifest.inputs
+        codec = sets[input_set_of(sets, table, where=where)].codec
         for name in codec.names:
             if name in barred:
                 what = f"column {name!r} {barred[name]}, but it is an input of the earlier run"

@@ -12,6 +12,7 @@ import yaml
 
 from polytask import Recipe, __version__, fit, load
 from polytask.cli.catalog import FAMILIES, summaries
+from polytask.cli.progress import CompareProgress
 from polytask.evaluation.comparison import Comparison
 from tests.cli.command import LABELS, TASKS, done, fit_houses, mistake, polytask
 
@@ -118,6 +119,29 @@ def test_compare_picks_a_run() -> None:
     assert done("predict", "picked", "new.csv").startswith("price,condition,waterfront\n")
     assert "picked by validation losses of 3 ways to learn, 1 training of each: " in " ".join(done("show", "picked").split())
     assert "this run was picked" in mistake("compare", "picked")
+
+
+@pytest.mark.parametrize(
+    ("after", "told"), [(2, "not all had a training yet, so nothing is compared"), (3, "of the 1 of 2 seeds")]
+)
+def test_an_interrupted_comparison_keeps_the_seeds_that_are_done(
+    after: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = CompareProgress.__call__
+
+    def interrupted(progress: CompareProgress, name: str, number: int, total: int) -> None:
+        shown(progress, name, number, total)
+        if number == after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(CompareProgress, "__call__", interrupted)
+    place = Path("run/compare.json")
+    place.unlink(missing_ok=True)
+    answer = polytask("compare", "run", "--seeds", "2", "--no-trees")
+    assert answer.code == 130
+    assert answer.err.startswith(f"interrupted in training {after} of 4, of ")
+    assert told in answer.err
+    assert place.exists() == ("seed 0: of each task alone" in " ".join(answer.out.split())) == (after == 3)
 
 
 def test_init_without_tasks_lists_the_columns() -> None:

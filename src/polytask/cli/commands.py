@@ -112,6 +112,77 @@ def fit(words: Words, out: Out = None, overwrite: Overwrite = False, folds: Fold
         say_next_of(out, recipe)
 
 
+@app.command(
+    epilog=_examples(
+        "polytask tune recipe.yaml --trials 40 --budget 30m --out tuned/",
+        "polytask tune recipe.yaml --set 'encoder.width={search: [64, 512], log: true}' --space all",
+        "polytask tune houses.csv --task price --task condition --pareto --choose price=3,condition=1",
+        "polytask fit tuned/recipe.yaml --folds 5",
+    )
+)
+@with_words
+def tune(
+    words: Words,
+    trials: Annotated[int, typer.Option(metavar="N", help="How many trials, of each kind.")] = 40,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Time for all of it, with that of earlier sessions: 90s, 30m, 1h30m; no end by default."
+        ),
+    ] = None,
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Where trials and results are kept, and what is gone on with if it is there.")
+    ] = "tuned",
+    space: Annotated[
+        str,
+        typer.Option(
+            metavar="LEVEL",
+            help="What is searched where the recipe does not say: training (learning rate, weight decay, dropout, weights of "
+            "tasks), network (width, depth, shared stages too), all (sharing and balancer too), or given: nothing.",
+        ),
+    ] = "training",
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Search for the whole front over the tasks; no trial is stopped early then.")
+    ] = False,
+    choose: Annotated[
+        str | None,
+        typer.Option(metavar="TRIAL", help="Which trial of the front to take: its name, or what tasks count: price=3,grade=1."),
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline/--no-baseline", help="As many trials with equal weights, to see what the weights gain.")
+    ] = True,
+    seeds: Annotated[
+        int,
+        typer.Option(metavar="N", help="How often the default and the best are trained for the test rows, if there is time."),
+    ] = 3,
+    fit: Annotated[bool, typer.Option("--fit/--no-fit", help="Train the best recipe and keep it in FOLDER/run.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where there is another search.")] = False,
+) -> None:
+    """Search for a better recipe: learning rate, regularization, weights of the tasks, and what a recipe.yaml says.
+
+    In place of any value the recipe may have {search: [0.0001, 0.01], log: true} or {search: [mmoe, hard, ple]}. Stopped or
+    killed, the same command goes on.
+    """
+    from polytask.cli.tuning import say_tuning, tuned
+
+    say_tuning(
+        tuned(
+            words,
+            trials=trials,
+            budget=budget,
+            out=out,
+            space=space,
+            pareto=pareto,
+            choose=choose,
+            baseline=baseline,
+            seeds=seeds,
+            fit_best=fit,
+            overwrite=overwrite,
+        ),
+        out,
+    )
+
+
 @app.command(epilog=_examples("polytask resume run/"))
 def resume(run: RunFolder) -> None:
     """Go on with a training that was stopped or killed, bit for bit as if it had not been."""
@@ -231,6 +302,32 @@ def keep(
     kept.save(out, overwrite)
     left, before = kept.record["parameters"], whole.record["parameters"]
     typer.echo(f"kept {', '.join(kept.bundle.tasks)}: {left:,} of {before:,} parameters are left\nsaved in {out}")
+
+
+@app.command(
+    epilog=_examples(
+        "polytask export run/ --to onnx", "polytask export run/ --to torch --tasks price,condition --out model/ --overwrite"
+    )
+)
+def export(
+    run: RunFolder,
+    to: Annotated[str, typer.Option(metavar="TARGET", help="onnx, or torch for a program of torch.export.")] = "onnx",
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to; by default RUN/onnx or RUN/torch.")] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B,...", help="The tasks to answer; all by default.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the network for others to run, once it says what `predict` says; with it comes what makes inputs of rows."""
+    from polytask.run import load
+    from polytask.run_folder import finished
+
+    place = finished(run) / to if out is None else Path(out)
+    from polytask.export.exporting import check_place, check_target
+
+    check_target(to)
+    check_place(place, overwrite)
+    exported = load(run).export(place, to, None if tasks is None else parse_list(tasks), overwrite)
+    files = ", ".join(sorted(file.name for file in place.expanduser().iterdir()))
+    typer.echo(f"{exported}\nsaved in {place if out is None else out}: {files}")
 
 
 @app.command(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WIDTH, NAME_WIDTH, GAP = 100, 24, "  "
 OF_WORDS = {"task", "metric", ""}  # columns that stand at the left
 OF_TREES = {"helped": "better", "hurt": "worse"}
-# How often by simulation an interval of so many seeds misses the truth, at most: see paired_interval.
+# How often by simulation an interval of so many seeds misses the truth, at most: see paired_interval. Of one it is not known.
 MISSES = {1: 0.05, 2: 0.13, 3: 0.08, 5: 0.06}
 
 Cell = Sequence[str]  # its lines
@@ -121,13 +121,14 @@ def _said(found: Comparison) -> list[str]:
     parts = ", ".join(f"{part} {fields['kind']}" for part, fields in found.recipe.items())
     n_verdicts = sum(len(result.verdicts) for result in found.results)
     rate = MISSES[max(n for n in MISSES if n <= len(found.seeds))]
+    bound = "up to" if len(found.seeds) > 1 else "at least"
     lines = [
         f"alone: a network for each task, trained by the run's recipe at the same budget. The run: {parts}; a candidate "
         "differs from it in what its name says.",
         "helped, hurt: the interval lies on one side of 0. It speaks of other seeds and other rows to judge on, not of other "
-        f"training rows or another split. If nothing differed from alone, up to {n_verdicts * rate:.1f} of these "
-        f"{n_verdicts} verdicts would be wrong by chance (up to {rate:.0%} each, with so many seeds). * holds also where all "
-        "are judged at once (Holm).",
+        f"training rows or another split. If nothing differed from alone, {bound} {n_verdicts * rate:.1f} of "
+        f"these {n_verdicts} verdicts would be wrong by chance ({bound} {rate:.0%} each, with so many seeds). * holds also "
+        "where all are judged at once (Holm).",
         *_of_trees(found),
         "Delta-m: the mean gain over alone in percent of each metric, above 0 is better, ± its deviation over seeds. r2 and "
         "kappa are not counted, for a change in percent of them means nothing." + _not_counted(found),

@@ -270,5 +270,7 @@ class _Contest:
                 f"primary tasks are {listed(map(repr, self.recipe.primary))}: together with them the others have epochs that "
                 "are not chosen for them, and alone they have"
             )
+        if self.recipe.trainer.minutes is not None:
+            yield "trainer.minutes ends a training by the clock: alone trains the networks of all tasks in them"
         if any("encoder" in trial.candidate.differs for trial in self.trials.values()):
             yield "a candidate with another encoder differs from alone in that too, not only in what is shared"

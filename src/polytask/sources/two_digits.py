@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.datasets import load_digits
 
 from polytask.source import Source
 
@@ -40,6 +39,8 @@ class TwoDigits(Source):
         return self.parts()["main"]
 
     def parts(self) -> dict[str, pa.Table]:
+        from sklearn.datasets import load_digits  # here, for all sources are asked whose a file's suffix is
+
         digits = load_digits()
         order = np.random.default_rng(self.seed).permutation(len(digits.target))
         bounds = np.cumsum([0, *(round(share * len(order)) for share in SHARES.values())])
