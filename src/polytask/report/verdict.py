@@ -9,7 +9,7 @@ from polytask.errors import counted
 from polytask.evaluation.conflict import agreement_of, conflict_notes
 from polytask.leaks import is_about_inputs
 from polytask.report.blocks import Block, Group, Mark, Section, Strips, Words
-from polytask.report.comparison import COLORS, SHARING, beaten_by_trees, verdicts
+from polytask.report.comparison import COLORS, SHARING, beaten_by_trees, can_be_compared, verdicts
 from polytask.report.evidence import Evidence, names_of
 from polytask.report.importance import Importance
 from polytask.report.per_task import calibration_bins
@@ -164,8 +164,7 @@ def _as_good(task: TaskScores) -> bool:
 
 
 def _sharing(evidence: Evidence) -> Iterator[tuple[str, str]]:
-    run = evidence.run
-    if len(evidence.tasks) < 2 or run.recipe.warm_start is not None:
+    if not can_be_compared(evidence):
         return
     if not evidence.compared:
         yield "Run `polytask compare` on this run:", "whether sharing helped each task cannot be told from one training."
