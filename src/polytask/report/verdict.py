@@ -123,7 +123,9 @@ def dropped(evidence: Evidence) -> list[tuple[str, str]]:
     run = evidence.run
     found: list[tuple[str, str]] = []
     if run.recipe.drop:
-        found.append(("By the recipe:", f"the columns {joined(run.recipe.drop, 12)}."))
+        found.append(
+            ("By the recipe:", f"{'column' if len(run.recipe.drop) == 1 else 'columns'} {joined(run.recipe.drop, 12)}.")
+        )
     notes = [note for note in run.record["notes"] if "left out" in note or "no label" in note or "stays untrained" in note]
     found += [("", f"{note[:1].upper()}{note[1:]}.") for note in notes]
     return found or [("Nothing.", "Every column is an input or a label, and no step was skipped.")]
