@@ -19,6 +19,7 @@ _HOMES = {
     "polytask.warm_start": ("WarmStart",),
     "polytask.estimator": ("MultiTaskEstimator",),
     "polytask.evaluation.folds": ("cross_validate",),
+    "polytask.tuning.tune": ("tune",),
     "polytask.export.serving": ("ExportedModel",),
     "polytask.gradients.balance": ("Balance",),
     "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays"),
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from polytask.tasks.quantile import Quantile as Quantile
     from polytask.tasks.regression import Regression as Regression
     from polytask.training import Trainer as Trainer
+    from polytask.tuning.tune import tune as tune
     from polytask.warm_start import WarmStart as WarmStart
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ import pyarrow as pa
 from torch import nn
 
 from polytask.bundle import Bundle, n_parameters
-from polytask.errors import PolytaskError, did_you_mean, listed, rows_named
+from polytask.errors import PolytaskError, counted, did_you_mean, listed, rows_named
+from polytask.evaluation.candidates import Other
 from polytask.evaluation.card import model_card
-from polytask.evaluation.comparison import Comparison, compare
+from polytask.evaluation.comparison import Comparison
 from polytask.evaluation.conflict import agreement_of, pairs_over_time, weights_over_time
+from polytask.evaluation.picking import PICKED, picked
+from polytask.evaluation.trials import OnFit, compare
 from polytask.export.agreement import Exported
 from polytask.fitting import score
 from polytask.given import seen_labels
@@ -50,6 +54,7 @@ class Run:
         bundle: The trained network with its codecs.
         history: One Epoch per pass over the training rows, as plain values.
         record: Versions, row counts, data fingerprints, seconds, notes.
+        folder: Where it was saved to or loaded from; None where it was not.
     """
 
     def __init__(
@@ -63,9 +68,18 @@ class Run:
     ) -> None:
         self.recipe, self.bundle, self.history, self.record = recipe, bundle, list(history), dict(record)
         self._scores, self._prepared = scores, prepared
+        self.folder: Path | None = None
 
     def __repr__(self) -> str:
         return f"Run of {len(self.bundle.tasks)} tasks, {len(self.history)} epochs\n{self._scores}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what was trained, its scores and its notes."""
+        tasks, epochs = counted(len(self.bundle.tasks), "task"), counted(len(self.history), "epoch")
+        rows = ", ".join(f"{count:,} {part}" for part, count in self.record["rows"].items())
+        head = f"<b>Run of {tasks}</b>, {epochs}; rows: {rows}; {self.record['parameters']:,} parameters"
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.record["notes"])
+        return f"<div>{head}{self._scores._repr_html_()}{f'<ul>{notes}</ul>' if notes else ''}</div>"
 
     def scores(self) -> Scores:
         """The scores on the test rows (on the validation rows where the recipe has no test rows)."""
@@ -145,30 +159,75 @@ class Run:
             rows = self.bundle.dataset(table, index, self._labels(table, chosen))
         return score(self.bundle, rows, self.recipe.seed)
 
-    def compare(self, seeds: int = 3, *, on_fit: Callable[[str, int, int], None] | None = None) -> Comparison:
-        """Train each task alone at the same budget on the same split, over several seeds, and say whether sharing helped.
+    def compare(
+        self, seeds: int = 3, others: Sequence[Other] = (), *, trees: bool = True, on_fit: OnFit | None = None
+    ) -> Comparison:
+        """Say per task whether sharing helped it: against a network of its own, at the same budget and on the same split.
 
         Args:
-            seeds: How many seeds; the first is the recipe's.
+            seeds: How many trainings of each; the first seed is the recipe's.
+            others: Other ways to learn the tasks, such as "mmoe", "balancer:cagrad", ``MMoE(n_experts=8)`` or
+                ``{"sharing": "ple", "balancer": "cagrad"}``: in what they differ from the run's recipe.
+            trees: Whether to fit gradient boosting to each target too.
             on_fit: Called before each training with its name, its number and how many there are.
 
         Raises:
-            PolytaskError: The run began from another, or was loaded and its data are gone or have changed.
+            Interrupted: Ctrl-C; it holds the comparison of the seeds that were done.
+            PolytaskError: Another way cannot be trained, which is found before any training; the run began from another, was
+                picked, or was loaded and its data are gone or have changed.
+        """
+        return compare(self.recipe, self._data("compare"), seeds, others, trees=trees, on_fit=on_fit).comparison
+
+    def pick(
+        self, seeds: int = 3, others: Sequence[Other] = (), *, trees: bool = True, on_fit: OnFit | None = None
+    ) -> tuple[Comparison, Run]:
+        """Compare, and make a run in which each task is learned as is best for it by the validation rows alone.
+
+        It holds the networks of the first seed: some tasks may share one, others have one of their own. See
+        ``polytask.evaluation.picking.picks`` for the rule. It is scored once, on the test rows.
+
+        Raises:
+            Interrupted: As for ``compare``.
+            PolytaskError: As for ``compare``, or there are no validation rows.
+        """
+        prepared = self._data("pick")
+        if not prepared.validation.n_rows:
+            mend = "Give the split a share for validation, and fit again."
+            raise PolytaskError("there are no validation rows to pick by", where="pick", mend=mend)
+        trials = compare(self.recipe, prepared, seeds, others, trees=trees, on_fit=on_fit)
+        bundle, history, facts = picked(trials, prepared)
+        record = self.record | facts | {"parameters": n_parameters(bundle.model)}
+        scores = score(bundle, getattr(prepared, record["scored_on"]), self.recipe.seed)
+        return trials.comparison, Run(self.recipe, bundle, scores, history, record, prepared)
+
+    def _data(self, where: str) -> Prepared:
+        """The run's data, for trainings like its own.
+
+        Raises:
+            PolytaskError: Trainings would not be like its own, or the data are gone or have changed.
         """
         if self.recipe.warm_start is not None:
             what = "a run that began with the weights of another cannot be compared: they know more than its own rows"
             mend = f"Compare {self.recipe.warm_start.run}, or fit without warm_start."
-            raise PolytaskError(what, where="compare", mend=mend)
+            raise PolytaskError(what, where=where, mend=mend)
+        if PICKED in self.record:
+            what, mend = "this run was picked of several trainings", "Compare the run that it was picked of."
+            raise PolytaskError(what, where=where, mend=mend)
+        return self.prepared()
+
+    def prepared(self) -> Prepared:
+        """The run's data, split and encoded as for its training; read again where the run was loaded.
+
+        Raises:
+            PolytaskError: They are gone, or have changed since.
+        """
         if self._prepared is None:
             known = self.record["data"]
             changed = [label for label, digest in self.recipe.fingerprints().items() if digest != known.get(label)]
             if changed:
-                mend = "Fit again, then compare."
-                raise PolytaskError(
-                    f"the data of {listed(map(repr, changed))} changed since this run", where="compare", mend=mend
-                )
+                raise PolytaskError(f"the data of {listed(map(repr, changed))} changed since this run", mend="Fit again.")
             self._prepared = prepare(self.recipe)
-        return compare(self.recipe, self._prepared, seeds, on_fit)
+        return self._prepared
 
     def keep(self, *tasks: str) -> Run:
         """The same run with these tasks only, to ship without the others: their answers are the same, bit for bit.
@@ -222,6 +281,35 @@ class Run:
 
         return export(self.bundle, self.recipe.sources, self._scores, self.record, folder, to, tasks, overwrite)
 
+    def report(self, out: str | Path | None = None, *, others: Sequence[Run] = (), overwrite: bool = False) -> Path:
+        """Write one HTML page that says how good the run is and why; it needs no network. Needs the extra ``report``.
+
+        Args:
+            out: The file; None for ``report.html`` in the run's folder, or ``comparison.html`` with others.
+            others: Runs to hold against this one; the page is then about what differs.
+            overwrite: Replace what is there, if it is no report.
+
+        Returns:
+            Where it is.
+
+        Raises:
+            PolytaskError: A package is missing, the run has no folder and no file is named, or it cannot be written.
+        """
+        try:
+            from polytask.report.page import check_place, page, write
+        except ModuleNotFoundError as error:
+            mend = f'Install it: pip install "polytask[report]", or pip install {error.name}.'
+            raise PolytaskError(f"a report needs the package {error.name!r}", mend=mend) from error
+        if out is None and self.folder is None:
+            raise PolytaskError("this run lies in no folder", where="report", mend="Name a file, or save the run first.")
+        usual = Path(self.folder or "") / ("comparison.html" if others else "report.html")
+        place = usual if out is None else Path(out).expanduser().absolute()
+        check_place(place, overwrite)
+        runs = (self, *others)
+        names = _apart([run.folder.name if run.folder is not None else "run" for run in runs])
+        write(place, page(list(zip(names, runs, strict=True))))
+        return place
+
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write the run folder: recipe.yaml, run.json, scores.json, history.jsonl, README.md and model/.
 
@@ -244,6 +332,7 @@ class Run:
                 (draft / MODEL / CARD).write_text(model_card(self.bundle, self._scores, self.record), encoding="utf-8")
         except OSError as error:
             raise cannot_write(error, place, "Save it to another place.") from error
+        self.folder = place
         return place
 
     def _open(self, data: object, source: str | None) -> tuple[Source, pa.Table]:
@@ -301,7 +390,23 @@ def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> 
     record, scores, history = read_record(place)
     run = Run(recipe, bundle, _scores(scores, place / SCORES), history, record)
     _check_of_one_run(run, place)
+    run.folder = place
     return run
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Names of which those that come several times are told apart by a number.
+
+    Example:
+        >>> _apart(["a", "b", "a"])
+        ['a', 'b', 'a (2)']
+    """
+    seen: dict[str, int] = {}
+    told = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return told
 
 
 def _scores(values: Mapping[str, Any], path: Path) -> Scores:

@@ -33,7 +33,13 @@ class SharedTrunk(nn.Module):
     ``forward(inputs, tasks)`` returns for every one of ``tasks`` the outputs of its stem and stages, whose shapes are
     ``specs``. What belongs to one task lies under its ``module_key``, never at its place among the tasks: by these keys
     weights find their place in a network with other tasks.
+
+    Class attributes:
+        axes: What the axes of a diagnostic are, such as ("task", "expert"), by the words that its name begins with. An axis
+            of tasks has each once, in their order, or several times so many rows.
     """
+
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     specs: tuple[FeatureSpec, ...]
 

@@ -109,6 +109,12 @@ class Origin:
         except PolytaskError as error:
             where = f"warm_start, run {error.where or settings.run}"
             raise PolytaskError(error.what, where=where, found=error.found, mend=error.mend) from None
+        if any(one.encoder is not None or one.sharing is not None for one in bundle.manifest.snapshots):
+            what, mend = (
+                "its tasks were picked of several networks, which are no one's weights to go on with",
+                "Go on from another.",
+            )
+            raise PolytaskError(what, where=f"warm_start, run {settings.run}", mend=mend)
         parts = [(encoder, bundle.manifest.encoder), (sharing, bundle.manifest.sharing)]
         for new, old in parts[:1] if sharing.goes_on_from(bundle.manifest.sharing) else parts:
             if changed := _differing(new.to_dict(), old.to_dict()):

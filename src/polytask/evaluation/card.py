@@ -65,8 +65,11 @@ Methods:
 
 
 def _networks(bundle: Bundle) -> str:
-    n_networks = len(bundle.manifest.snapshots)
-    return f"One network with the weights of {n_networks} epochs," if n_networks else "One network"
+    networks = bundle.manifest.networks
+    kinds = dict.fromkeys(one.sharing.kind for one in networks if one.sharing is not None)
+    if len(kinds) > 1:
+        return f"{counted(len(networks), 'network')}, with the sharing {listed(kinds)},"
+    return f"One network with the weights of {len(networks)} epochs," if len(networks) > 1 else "One network"
 
 
 def _best(epochs: Mapping[str, int]) -> str:
@@ -95,5 +98,6 @@ def _origin(sources: Iterable[str]) -> str:
 
 def _papers(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
-    parts = [manifest.encoder, manifest.sharing, manifest.head, *(fitted.task for fitted in bundle.tasks.values())]
+    networks = [part for one in manifest.networks for part in (one.encoder, one.sharing) if part is not None]
+    parts = [*networks, manifest.head, *(fitted.task for fitted in bundle.tasks.values())]
     return {part.kind: part.paper for part in parts if part.paper}

@@ -106,6 +106,12 @@ class BranchingTrunk(SharedTrunk):
 
     passes: Tensor
 
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "parents of tasks": ("task", "copy"),
+        "parents of stage": ("copy", "copy"),
+        "tree": ("task", "stage"),
+    }
+
     def __init__(self, plan: TrunkPlan, tasks: Sequence[str], spec: Branching) -> None:
         super().__init__()
         self.specs, self.tasks, self.spec = plan.specs, tuple(tasks), spec
