@@ -47,6 +47,10 @@ def test_every_candidate_is_judged_on_every_task(found: Trials) -> None:
     assert told.n_rows == {"price": 24, "suburb": 24}
     assert (told.seeds, told.judged_on, told.left_out) == ((0, 1), "test", {})
     assert set(told.picks) == {"price", "suburb"}
+    assert told.notes == (
+        "still learning when the epochs were over, for half of the tasks or more: alone, run, mmoe, balancer:dwa. "
+        "With another trainer.epochs these verdicts may be others",
+    )
 
 
 def test_the_run_is_trained_as_it_was(found: Trials) -> None:

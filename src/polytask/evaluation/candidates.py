@@ -148,7 +148,8 @@ def _word(part: str, component: Component, before: Component) -> str:
     """A component as a name: its kind, and the fields that are not as they come, or for one of the run's kind as they were."""
     usual = {name: info.get_default(call_default_factory=True) for name, info in type(component).model_fields.items()}
     usual |= dict(before) if type(before) is type(component) else {}
-    own = {name: value for name, value in component if value != usual[name]}
+    plain = component.to_dict()
+    own = {name: plain[name] for name, value in component if name in plain and value != usual[name]}
     fields = f"({listed(f'{name}={value}' for name, value in own.items())})" if own else ""
     return f"{'' if part == 'sharing' else part + ':'}{component.kind}{fields}"
 

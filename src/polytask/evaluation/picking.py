@@ -33,7 +33,7 @@ def picks(
 
     Args:
         validation: By candidate and task the losses of the validation rows, ``[N]`` for each seed.
-        tasks: Their names, in groups that go together; one without validation labels is left out.
+        tasks: Their names, in groups that go together; a group without validation labels is left out.
 
     Example:
         >>> run, mmoe, alone = ([np.array([1.0, 2.0, 3.0, 2.0]) + x] for x in (0.0, [-0.1, 0.1, 0.0, -0.1], -1.0))
@@ -43,9 +43,10 @@ def picks(
     """
     order = [*(name for name in validation if name != ALONE), ALONE]
     found: dict[str, str] = {}
-    for group in ([task for task in tasks_of_one if task in validation[ALONE]] for tasks_of_one in tasks):
-        losses = {name: [np.stack(validation[name][task]) for task in group] for name in order}
-        best = min(losses.values(), key=lambda own: sum(float(each.mean()) for each in own))
+    for group in tasks:
+        judged = [task for task in group if task in validation[ALONE]]
+        losses = {name: [np.stack(validation[name][task]) for task in judged] for name in order if judged}
+        best = min(losses.values(), key=lambda own: sum(float(each.mean()) for each in own), default=[])
         for name, own in losses.items():
             gaps = [paired_interval(each - least) for each, least in zip(own, best, strict=True)]
             if not sum(gap.mean for gap in gaps) > sum(gap.error for gap in gaps):

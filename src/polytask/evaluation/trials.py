@@ -81,6 +81,13 @@ class Trial:
         self.kept.append((n_parameters(bundle.model), flops_per_row(bundle.model, judged)) if shared else self.planned[:2])
         self.first = self.first or (bundle, history)
 
+    @property
+    def was_cut(self) -> bool:
+        """Whether for half of the tasks or more the best epoch of the first training was the last that there could be."""
+        history = [] if self.first is None else self.first[1]
+        best = {task: epoch for epoch in history for task in epoch.best}
+        return bool(best) and 2 * sum(epoch.epoch == epoch.last for epoch in best.values()) >= len(best)
+
     def costs(self) -> Costs:
         """What its networks cost."""
         parameters, flops = (round(sum(values) / len(values)) for values in zip(*self.kept, strict=True))
@@ -269,6 +276,11 @@ class _Contest:
             yield (
                 f"primary tasks are {listed(map(repr, self.recipe.primary))}: together with them the others have epochs that "
                 "are not chosen for them, and alone they have"
+            )
+        if cut := [name for name, trial in self.trials.items() if trial.was_cut]:
+            yield (
+                f"still learning when the epochs were over, for half of the tasks or more: {listed(cut)}. With another "
+                "trainer.epochs these verdicts may be others"
             )
         if self.recipe.trainer.minutes is not None:
             yield "trainer.minutes ends a training by the clock: alone trains the networks of all tasks in them"

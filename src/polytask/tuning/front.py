@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, which is told apart without red and green; shapes say the same again.
 STYLES = {"tuned": ("#0072B2", "o", "tuned weights"), "equal": ("#E69F00", "s", "equal weights")}
 DEFAULT, CHOSEN = ("#000000", "X"), "#D55E00"
-MAX_LINES = 12
 
 
 def front_of(trials: Sequence[Trial], tasks: Sequence[str]) -> list[Trial]:
@@ -142,7 +141,8 @@ def _points(axes: Axes, done: Sequence[Trial], front: Sequence[Trial], tasks: Se
     limits = [_shown_range(done, front, task) for task in tasks]
     axes.set_xlim(*limits[0])
     axes.set_ylim(*limits[1])
-    axes.legend(frameon=False, fontsize=10, loc="upper left", bbox_to_anchor=(1.01, 1))
+    said = "filled: on the front"
+    axes.legend(title=said, frameon=False, fontsize=10, alignment="left", loc="upper left", bbox_to_anchor=(1.01, 1))
 
 
 def _shown_range(done: Sequence[Trial], front: Sequence[Trial], task: str) -> tuple[float, float]:
@@ -165,7 +165,9 @@ def _lines(axes: Axes, done: Sequence[Trial], front: Sequence[Trial], tasks: Seq
         name = f"chosen: {trial.name}" if own else "" if label in told else f"front, {label}"
         told |= set() if own else {label}
         color, width = (CHOSEN, 2.5) if own else (color, 1.0)
-        axes.plot(range(len(tasks)), values, marker=marker, ms=5, label=name or "_nolegend_", color=color, lw=width)
+        axes.plot(
+            range(len(tasks)), values, marker=marker, ms=5, label=name or "_nolegend_", color=color, lw=width, zorder=width
+        )
     axes.axhline(0, color=DEFAULT[0], lw=1.2, ls="--", label="default recipe")
     turned = len(tasks) > 5 or max(map(len, tasks)) > 12
     axes.set_xticks(

@@ -146,8 +146,8 @@ class Tuning:
             said = f"The search lowered the validation loss by {gain:.1f} %."
         if "equal" in self.contenders and "tuned" in self.contenders and not self.front:
             own = change_of(self.contenders["equal"], self.contenders["tuned"])
-            more = f"{own:.1f} % lower" if own > 0 else f"{-own:.1f} % higher" if own < 0 else "the same"
-            said += f" With as many trials, that with tuned weights is {more} than that with equal weights."
+            more = f"{own:.1f} % lower than" if own > 0 else f"{-own:.1f} % higher than" if own < 0 else "as high as"
+            said += f" With as many trials, that with tuned weights is {more} that with equal weights."
         return said + " These rows chose among the trials, so their losses are too low: see the test rows."
 
     def _on_test(self) -> str:
