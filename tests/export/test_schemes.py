@@ -27,7 +27,7 @@ N_COLUMNS = 8  # five steps, of which three may be missing
 OWN = nn.Sequential(nn.Linear(N_COLUMNS, 4), nn.Tanh())
 # Packed sequences have as many steps as their rows say, which no graph can.
 REFUSED = {
-    "toy_lstm": r"encoder toy_lstm, sharing hard, heads linear: torch\.export cannot take this network\. Found: TypeError"
+    "toy_lstm": r"encoder toy_lstm, sharing hard, head linear: torch\.export cannot take this network\. Found: TypeError"
 }
 
 
@@ -74,6 +74,12 @@ def test_an_encoder_is_exported(kind: str, tmp_path: Path) -> None:
         return
     with pytest.raises(PolytaskError, match=REFUSED[kind]):
         exported(bundle, "onnx", tmp_path, "sold")
+
+
+def test_tasks_that_answer_with_networks_of_other_schemes_are_exported(tmp_path: Path) -> None:
+    one, two = untrained(recipe("hard", TINY)), untrained(recipe("mmoe", {**TINY, "width": 6}))
+    both = one.picked([(one, ["price", "place"]), (two, ["sold"])])
+    assert set(exported(both, "torch", tmp_path, "price", "sold")) == {"price", "sold"}
 
 
 @pytest.mark.parametrize("kind", ["branching", "sluice"])
