@@ -34,11 +34,14 @@ def make_data(folder: Path) -> None:
         frame.to_csv(folder / f"{name}.csv", index=False)
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("readme")
-    make_data(folder)
-    return folder
+def scripts() -> list[tuple[str, str]]:
+    """What runs by itself: the commands on one kind of data go on from one another, a block of Python does not."""
+    marked = [(mark, language, text) for mark, language, text in blocks() if mark]
+    commands: dict[str, str] = {}
+    for mark, language, text in marked:
+        if language == "sh":
+            commands[mark] = commands.get(mark, "") + text
+    return [("sh", text) for text in commands.values()] + [(name, text) for _, name, text in marked if name != "sh"]
 
 
 def test_every_block_but_the_make_commands_is_run() -> None:
@@ -48,15 +51,12 @@ def test_every_block_but_the_make_commands_is_run() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", [i for i, (mark, _, _) in enumerate(blocks()) if mark])
-def test_a_block_runs(index: int, place: Path, tmp_path: Path) -> None:
-    mark, language, text = blocks()[index]
-    folder = place
-    if mark == "students":  # it writes the same run/ as the houses
-        folder = tmp_path
-        make_data(folder)
+@pytest.mark.parametrize("index", range(len(scripts())))
+def test_blocks_run(index: int, tmp_path: Path) -> None:
+    language, text = scripts()[index]
+    make_data(tmp_path)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     command = ["bash", "-euc", text] if language == "sh" else [sys.executable, "-W", "error", "-c", text]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
