@@ -304,7 +304,7 @@ def csv_recipe(folder: Path, **fields: Any) -> Recipe:
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """What a run folder says but the seconds."""
+    """What a run folder says but how long it took, and how much memory."""
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     return {
@@ -312,7 +312,7 @@ def content(folder: Path) -> dict[str, Any]:
         "manifest": (folder / "model/manifest.json").read_text(encoding="utf-8"),
         "scores": (folder / "scores.json").read_text(encoding="utf-8"),
         "history": [epoch | {"seconds": 0} for epoch in history],
-        "record": record | {"seconds": 0},
+        "record": record | {"seconds": 0, "peak_memory": 0},
         "recipe": (folder / "recipe.yaml").read_text(encoding="utf-8"),
         "files": sorted(path.name for path in folder.iterdir()),
     }
