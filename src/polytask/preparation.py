@@ -14,19 +14,22 @@ from numpy.typing import NDArray
 
 from polytask.batch import Dataset, Inputs
 from polytask.cells import ColumnKind
-from polytask.columns import InputCodec, check_cells, kinds_of_first, names_rows
+from polytask.columns import InputCodec, check_cells, image_columns, kinds_of_first, names_rows
 from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, rows_named
 from polytask.fitted import FittedTask
+from polytask.images import ImageFeature
 from polytask.leaks import column_notes, find_leaks
 from polytask.manifest import InputSet
+from polytask.pictures import Pictures, form_of, located, read_pictures
 from polytask.recipe import Recipe
 from polytask.source import Source
-from polytask.splitting import TEST, TRAIN, VALIDATION, assign, assign_fold
+from polytask.splitting import FREE, TEST, TRAIN, UNUSED, VALIDATION, assign, assign_fold
 from polytask.task import Codec, Task, numbers
 from polytask.warm_start import Origin
 
-FREE = -1
 MAX_STRATA = 20
+
+Read = dict[str, tuple[ImageFeature, Pictures]]
 
 
 @dataclass(frozen=True)
@@ -78,17 +81,20 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     """
     notes: list[str] = []
     origin = _origin(recipe, notes)
-    loaded = [_load(source) for source in recipe.sources]
+    loaded = [_load(source, recipe.kinds_of(source)) for source in recipe.sources]
     _attach_tasks(recipe, loaded)
     _choose_inputs(recipe, loaded, origin, notes)
-    for item in loaded:
-        _split(recipe, item, fold)
     groups: dict[tuple[str, ...], list[_Loaded]] = {}
     for item in loaded:
         groups.setdefault(item.inputs, []).append(item)
+    images = {names: _read_images(recipe, names, group, origin, notes) for names, group in groups.items()}
+    for item in loaded:
+        _split(recipe, item, fold)
     ordered = [item for group in groups.values() for item in group]
     parts = np.concatenate([item.parts for item in ordered])
-    sets, inputs = zip(*(_input_set(recipe, names, group, origin, notes) for names, group in groups.items()), strict=True)
+    sets, inputs = zip(
+        *(_input_set(recipe, names, group, origin, images[names], notes) for names, group in groups.items()), strict=True
+    )
     labels = {task.name: _label_column(task, ordered).filter(pa.array(parts == TRAIN)) for task in recipe.tasks}
     known = {} if origin is None else origin.codecs(recipe.tasks, recipe.head, labels, notes)
     if origin is not None:
@@ -143,8 +149,9 @@ def label_array(task: Task, table: pa.Table) -> pa.Array:
     return labels
 
 
-def _load(source: Source) -> _Loaded:
-    pieces = source.parts()
+def _load(source: Source, kinds: Mapping[str, ColumnKind]) -> _Loaded:
+    images = [name for name, kind in kinds.items() if kind == "image"]
+    pieces = {part: located(table, images, source.folder_of(part)) for part, table in source.parts().items()}
     marks = {"main": FREE, "validation": VALIDATION, "test": TEST}
     tables = list(pieces.values())
     parts = np.concatenate([np.full(len(table), marks[name], np.int8) for name, table in pieces.items()])
@@ -258,27 +265,66 @@ def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
     )
 
 
-def _input_set(
+def _read_images(
     recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded], origin: Origin | None, notes: list[str]
+) -> Read:
+    """The images of a set of input columns; rows of which one cannot be used are left out, or refused."""
+    table = _stacked([item.table for item in group], names)
+    columns, read = image_columns(table, names, _kinds(recipe, group)), {}
+    recipe.encoder.check_reads(columns, [name for name in names if name not in columns])
+    unusable: dict[int, str] = {}
+    for name in columns:
+        with rows_named(_row_names(group)):
+            known = None if origin is None else origin.image_of(names, name)
+            form = known or form_of(name, table[name], recipe.images)
+            pictures = read_pictures(table[name], form, recipe.images.cache)
+        read[name], unusable = (form, pictures), {**pictures.unusable, **unusable}
+        if pictures.n_resized:
+            how = "" if form.resize == "stretch" else f", {form.resize}ped" if form.resize == "crop" else ", padded"
+            notes.append(
+                f"{counted(pictures.n_resized, 'image')} of {name!r} of other sizes brought to {form.height} x {form.width} "
+                f"pixels{how or ', each side for itself'} (images.size and images.resize say how)"
+            )
+    if unusable:
+        words = _row_names(group)
+        told = [f"{words(row)} ({unusable[row]})" for row in sorted(unusable)]
+        notes.append(f"left out, for their images cannot be used: {counted(len(told), 'row')}: {listed(told)}")
+        ends = np.cumsum([len(item.parts) for item in group])
+        for item, end in zip(group, ends.tolist(), strict=True):
+            item.parts[
+                [row - end + len(item.parts) for row in unusable if 0 <= row - end + len(item.parts) < len(item.parts)]
+            ] = UNUSED
+    return read
+
+
+def _kinds(recipe: Recipe, group: Sequence[_Loaded]) -> dict[str, ColumnKind]:
+    """The kinds of columns that the sources of a group, or the recipe, tell."""
+    return {name: kind for item in group for name, kind in recipe.kinds_of(item.source).items()}
+
+
+def _input_set(
+    recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded], origin: Origin | None, images: Read, notes: list[str]
 ) -> tuple[InputSet, Inputs]:
     table = _stacked([item.table for item in group], names)
     rows = np.concatenate([item.parts for item in group]) == TRAIN
     marks = pa.array(rows)
-    training = table.filter(marks)
-    given: Mapping[str, ColumnKind] = {name: kind for name, kind in recipe.columns.items() if name in names}
+    training = table.drop_columns(list(images)).filter(marks)
+    given: Mapping[str, ColumnKind] = {name: kind for name, kind in _kinds(recipe, group).items() if name in names}
     with rows_named(_row_names(group)):
         if origin is not None:
             codec: InputCodec = origin.codec_of(names, given)
         else:
             kinds = {**kinds_of_first([piece for item in group for piece in item.pieces.values()], names), **given}
             check_cells(table, names, kinds)  # of all rows, before the training rows alone are read
-            codec = recipe.encoder.fit_inputs(training, names, kinds)
-            doubtful = [name for name in codec.names if name not in given and names_rows(training[name]) == "perhaps"]
+            of_training = {name: (form, pictures.where(rows)) for name, (form, pictures) in images.items()}
+            codec = recipe.encoder.fit_inputs(training, names, kinds, of_training)
+            plain = [name for name in codec.names if name not in given and name not in images]
+            doubtful = [name for name in plain if names_rows(training[name]) == "perhaps"]
             notes += column_notes(codec.constant, codec.identifiers, doubtful)
-        encoded = codec.encode(table)
+        encoded = codec.encode(table, {name: pictures for name, (_, pictures) in images.items()})
     labels = {task.name for item in group for task in item.tasks}
     known = {task.name: _label_column(task, group).filter(marks) for task in recipe.tasks if task.name in labels}
-    notes += map(str, find_leaks(training, codec.names, known))
+    notes += map(str, find_leaks(training, [name for name in codec.names if name not in images], known))
     return InputSet(codec=codec, sources={i.source.label: tuple(t.name for t in i.tasks) for i in group}), encoded
 
 

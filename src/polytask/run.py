@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from polytask.evaluation.comparison import Comparison, compare
 from polytask.evaluation.conflict import agreement_of, pairs_over_time, weights_over_time
 from polytask.fitting import score
 from polytask.gradients.conflict import Agreement
+from polytask.pictures import located
 from polytask.preparation import Prepared, label_array, prepare
 from polytask.recipe import Recipe
 from polytask.run_folder import (
@@ -38,6 +40,8 @@ from polytask.run_folder import (
 )
 from polytask.scores import Scores
 from polytask.source import PIECE_ROWS, Source, like, open_source
+
+PIECE_BYTES = 1 << 28
 
 
 class Run:
@@ -120,7 +124,10 @@ class Run:
         else:
             tables = reader.read_in_pieces(getattr(given, given.datum), self._needed())
         n_before = 0
-        for table in _of_rows(tables, PIECE_ROWS):
+        features = [feature for part in self.bundle.manifest.inputs for feature in part.codec.image_features]
+        n_bytes = sum(math.prod(feature.shape) for feature in features)
+        for piece in _of_rows(tables, min(PIECE_ROWS, PIECE_BYTES // max(n_bytes, 1))):
+            table = self._located(given, piece)
             with rows_named(partial(_row_of, given, n_before)):
                 answers = self.bundle.predict(table, tasks, source=like_source, probabilities=probabilities)
             yield answers
@@ -232,7 +239,13 @@ class Run:
     def _open(self, data: object, source: str | None) -> tuple[Source, pa.Table]:
         """New rows, read with the options of the training source of the same name, else of the same kind."""
         given, reader = self._reader(data, source)
-        return given, given.read() if reader is given else reader.read_other(getattr(given, given.datum), self._needed())
+        table = given.read() if reader is given else reader.read_other(getattr(given, given.datum), self._needed())
+        return given, self._located(given, table)
+
+    def _located(self, given: Source, table: pa.Table) -> pa.Table:
+        """The rows with the paths of images where they lie."""
+        features = [feature for part in self.bundle.manifest.inputs for feature in part.codec.image_features]
+        return located(table, [feature.column for feature in features], given.folder_of("main"))
 
     def _reader(self, data: object, source: str | None) -> tuple[Source, Source]:
         """New rows, and the source that knows how to read them: the given one where it is one, or no training source is."""
