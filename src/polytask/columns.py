@@ -242,11 +242,20 @@ def describe_column(column: pa.ChunkedArray) -> tuple[ColumnKind, str]:
 
 
 def _about_text(present: pa.ChunkedArray, n_values: int, unique: bool) -> str:
-    if pc.all(pc.match_substring_regex(present, IMAGE_NAME)).as_py():
+    if _all_name_images(present):
         return f"text, {n_values} names of image files: say image to read them"
     if unique:
         return f"text, {n_values} different values in {len(present)} rows: drop it if it names the rows"
     return f"text with {n_values} different values"
+
+
+def names_images(table: pa.Table, columns: Sequence[str]) -> list[str]:
+    """Those of some columns that hold names of image files."""
+    return [name for name in columns if is_text(table[name].type) and _all_name_images(table[name].drop_null())]
+
+
+def _all_name_images(text: pa.ChunkedArray) -> bool:
+    return bool(pc.all(pc.match_substring_regex(text, IMAGE_NAME)).as_py())
 
 
 def check_cells(table: pa.Table, names: Sequence[str], kinds: Mapping[str, ColumnKind]) -> None:

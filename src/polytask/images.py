@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +25,7 @@ Color = Literal["color", "grey"]
 Resize = Literal["stretch", "crop", "pad"]
 
 # Of all that Pillow reads: what people have, and nothing that starts another program, as EPS does.
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 ENDINGS = {
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
@@ -66,7 +67,7 @@ class Images(Settings):
         """Refuse a size without pixels."""
         sides = (self.size,) if isinstance(self.size, int) else self.size or (1,)
         if min(sides) < 1:
-            raise PolytaskError("an image has one pixel at least", where="images.size", found=str(self.size))
+            raise PolytaskError("an image has one pixel at least", where="size", found=str(self.size))
 
 
 class ImageFeature(Settings):
@@ -109,6 +110,21 @@ class UnusableImage(Exception):  # noqa: N818  # it is told as words in a Polyta
     """Why an image cannot be used."""
 
 
+@cache
+def require_pillow() -> None:
+    """Let Pillow know all its formats.
+
+    Raises:
+        PolytaskError: It is not installed.
+    """
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        mend = 'Install it: pip install "polytask[image]".'
+        raise PolytaskError("images are read by the package pillow, which is not installed", mend=mend) from None
+    Image.init()
+
+
 def picture(cell: str | bytes | Bytes, feature: ImageFeature) -> tuple[Bytes, bool]:
     """An image in the form of a feature, ``[channels, height, width]``, and whether it had to be brought to its size.
 
@@ -126,7 +142,8 @@ def picture(cell: str | bytes | Bytes, feature: ImageFeature) -> tuple[Bytes, bo
         >>> picture(np.full((4, 2, 3), 255, np.uint8), feature)[0].tolist()
         [[[255, 255], [255, 255]]]
     """
-    from PIL import Image
+    require_pillow()
+    from PIL.Image import DecompressionBombError
 
     image = None
     try:
@@ -137,7 +154,7 @@ def picture(cell: str | bytes | Bytes, feature: ImageFeature) -> tuple[Bytes, bo
     # what Pillow's readers raise for files that are cut short or garbled
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, TypeError) as error:
         raise UnusableImage(f"damaged ({' '.join(str(error).split()).rstrip('.')})") from None
-    except Image.DecompressionBombError:
+    except DecompressionBombError:
         raise UnusableImage(f"more than {feature.max_pixels:,} pixels") from None
     finally:
         if image is not None:
@@ -150,6 +167,7 @@ def opened(cell: str | bytes | Bytes, max_pixels: int) -> Image:
     Raises:
         UnusableImage: There is none, or it is too large, or not what its name says.
     """
+    require_pillow()
     from PIL import Image, UnidentifiedImageError
 
     if isinstance(cell, np.ndarray):
@@ -166,12 +184,14 @@ def opened(cell: str | bytes | Bytes, max_pixels: int) -> Image:
         raise UnusableImage(f"more than {max_pixels:,} pixels") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, TypeError) as error:
         raise UnusableImage(f"damaged ({' '.join(str(error).split()).rstrip('.')})") from None
-    if image.width * image.height > max_pixels:
-        raise UnusableImage(f"{image.width:,} x {image.height:,} pixels, more than {max_pixels:,}")
     told = FORMAT_OF.get(Path(cell).suffix.lower()) if isinstance(cell, str) else None
     kind = "JPEG" if image.format == "MPO" else image.format  # several JPEG in one file, as some cameras write
-    if told not in (None, kind):
-        raise UnusableImage(f"a {kind} by its content, a {told} by its name")
+    why = "" if told in (None, kind) else f"a {kind} by its content, a {told} by its name"
+    if image.width * image.height > max_pixels:
+        why = f"{image.width:,} x {image.height:,} pixels, more than {max_pixels:,}"
+    if why:
+        image.close()
+        raise UnusableImage(why)
     return image
 
 

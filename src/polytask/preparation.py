@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from polytask.batch import Dataset, Inputs
 from polytask.cells import ColumnKind
-from polytask.columns import InputCodec, check_cells, image_columns, kinds_of_first, names_rows
+from polytask.columns import InputCodec, check_cells, image_columns, kinds_of_first, names_images, names_rows
 from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, rows_named
 from polytask.fitted import FittedTask
 from polytask.images import ImageFeature
@@ -321,6 +321,9 @@ def _input_set(
             plain = [name for name in codec.names if name not in given and name not in images]
             doubtful = [name for name in plain if names_rows(training[name]) == "perhaps"]
             notes += column_notes(codec.constant, codec.identifiers, doubtful)
+            notes += [
+                f"{name!r} names image files: --image {name} reads them" for name in names_images(training, codec.identifiers)
+            ]
         encoded = codec.encode(table, {name: pictures for name, (_, pictures) in images.items()})
     labels = {task.name for item in group for task in item.tasks}
     known = {task.name: _label_column(task, group).filter(marks) for task in recipe.tasks if task.name in labels}

@@ -316,13 +316,12 @@ def image_array(array: np.ndarray[Any, Any], where: str) -> pa.Array:
         mend = "Give [N, height, width], or [N, height, width, channels]."
         raise PolytaskError("not an array of images", where=where, found=f"shape {array.shape}", mend=mend)
     if array.dtype != np.uint8:
-        low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-        scale = 255.0 if array.dtype.kind in "fb" else 1.0
-        if array.dtype.kind not in "biuf" or not (low >= 0 and high * scale <= 255):  # NaN is neither
+        number, scale = array.dtype.kind in "biuf", 255.0 if array.dtype.kind in "fb" else 1.0
+        low, high = (float(array.min()), float(array.max())) if number and array.size else (0.0, 0.0)
+        if not (number and low >= 0 and high * scale <= 255):  # NaN is neither
+            found = f"{array.dtype} from {low:g} to {high:g}" if number else str(array.dtype)
             mend = "Give uint8, booleans, whole numbers from 0 to 255, or fractions from 0 to 1."
-            raise PolytaskError(
-                "numbers that are no brightness", where=where, found=f"{array.dtype} from {low:g} to {high:g}", mend=mend
-            )
+            raise PolytaskError("numbers that are no brightness", where=where, found=found, mend=mend)
         array = np.rint(array * scale).astype(np.uint8)
     return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
 
