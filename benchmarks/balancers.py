@@ -14,20 +14,16 @@ With --keep every run is written to a file as soon as it is there, and what the 
 from __future__ import annotations
 
 import argparse
-import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks._trainings import Training, Trainings
 from benchmarks.balancing import balancers, engine_of
 from benchmarks.tables import ROOT, SETS, with_changes
 from polytask.balancer import Balancer
-from polytask.fitting import row_losses, train_bundle
 from polytask.preparation import prepare
 
 DEFAULT_SETS = ("kc_house", "adult")
@@ -42,70 +38,19 @@ EPOCHS, QUICK_EPOCHS = "trainer.epochs=15", "trainer.epochs=1"
 REFERENCE = "equal"
 
 
-@dataclass(frozen=True)
-class Fit:
-    """One training.
-
-    Attributes:
-        data: The set.
-        changes: Of its recipe.
-        balancer: In plain values.
-        losses: By task, the mean over the test rows that have its label.
-        seconds: CPU time of the training.
-    """
-
-    data: str
-    changes: list[str]
-    seed: int
-    balancer: dict[str, Any]
-    losses: dict[str, float]
-    seconds: float
-
-    @property
-    def key(self) -> str:
-        """What was asked for."""
-        return key_of(self.data, self.changes, self.seed, self.balancer)
-
-
-def key_of(data: str, changes: Sequence[str], seed: int, balancer: Mapping[str, Any]) -> str:
-    """A text for what a training is asked for."""
-    return json.dumps([data, list(changes), seed, balancer], sort_keys=True)
-
-
-def kept(file: Path | None) -> dict[str, Fit]:
-    """The trainings in a file, by what was asked for."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file is not None and file.exists() else []
-    return {fit.key: fit for fit in (Fit(**json.loads(line)) for line in lines)}
-
-
 def fits(
     name: str, asked: Sequence[Balancer], changes: Sequence[str], seeds: int, file: Path | None = None
-) -> Iterator[list[Fit]]:
+) -> Iterator[list[Training]]:
     """For each balancer its trainings on a set, by seed; those that the file does not have are done, and added to it."""
-    known, prepared = kept(file), None
-    recipe = with_changes(SETS[name][name](), changes)
+    trainings, recipe = Trainings(file), with_changes(SETS[name][name](), changes)
+    prepared = prepare(recipe)
     for balancer in asked:
-        found = []
-        for seed in range(seeds):
-            key = key_of(name, changes, seed, balancer.to_dict())
-            if key not in known:
-                if prepared is None:
-                    prepared = prepare(recipe)
-                    train_bundle(with_changes(recipe, [QUICK_EPOCHS]), prepared)  # what comes first in a process is slow
-                began = time.process_time()
-                bundle, _ = train_bundle(recipe.model_copy(update={"balancer": balancer}), prepared, seed=seed)
-                seconds = time.process_time() - began
-                losses = {task: float(np.mean(values)) for task, values in row_losses(bundle, prepared.test).items()}
-                known[key] = Fit(name, list(changes), seed, balancer.to_dict(), losses, seconds)
-                if file is not None:
-                    with file.open("a", encoding="utf-8") as stream:
-                        stream.write(json.dumps(asdict(known[key])) + "\n")
-            found.append(known[key])
+        found = trainings(name, recipe, prepared, changes, {"balancer": balancer}, seeds)
         print(f"{name} {balancer.kind} {engine_of(balancer)}: {found[0].seconds:.1f} s", flush=True)
         yield found
 
 
-def show(name: str, results: Sequence[tuple[Balancer, Sequence[Fit]]]) -> None:
+def show(name: str, results: Sequence[tuple[Balancer, Sequence[Training]]]) -> None:
     """Print a table, the least mean loss first."""
     tasks = list(results[0][1][0].losses)
     losses = [{task: float(np.mean([fit.losses[task] for fit in found])) for task in tasks} for _, found in results]

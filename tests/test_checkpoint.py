@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any, get_args
 
@@ -68,23 +69,35 @@ ENCODERS: dict[str, dict[str, Any]] = {
     **{kind: {"kind": kind} for kind in ("ensemble", "toy_conv", "toy_lstm", "series_ensemble")},
 }
 OPTIMIZERS = [{"name": "SGD", "lr": 0.05, "momentum": 0.9}, {"name": "AdamW", "lr": 0.01}]
+MIXINGS = {
+    f"mixing {kind}{'' if joint else ', one source a batch'}": two_sources(kind=kind, joint=joint, **FIELDS.get(kind, {}))
+    for kind in get_args(Mixing.model_fields["kind"].annotation)
+    for joint in (True, False)
+}
+TRAINERS = {
+    f"{schedule}, {optimizer['name']}, average {average}": trainer(
+        schedule=schedule, optimizer=optimizer, average=average, patience=4
+    )
+    for schedule in get_args(Schedule)
+    for optimizer in OPTIMIZERS
+    for average in (None, 0.9)
+}
+SHARINGS = [kind for kind in Sharing.kinds() if Sharing.find(kind).shares]
+# Every kind is in one case at least; what does not depend on one another shares cases, for each is several trainings.
 CASES: dict[str, dict[str, Any]] = {
-    **{f"balancer {kind}": {"balancer": {"kind": kind, **FIELDS.get(kind, {})}} for kind in Balancer.kinds()},
     **{
-        f"mixing {kind}{'' if joint else ', one source a batch'}": two_sources(kind=kind, joint=joint, **FIELDS.get(kind, {}))
-        for kind in get_args(Mixing.model_fields["kind"].annotation)
-        for joint in (True, False)
+        f"balancer {kind}, sharing {sharing}": {"balancer": {"kind": kind, **FIELDS.get(kind, {})}, "sharing": sharing}
+        for kind, sharing in zip(Balancer.kinds(), cycle(SHARINGS), strict=False)
     },
     **{
-        f"{schedule}, {optimizer['name']}, average {average}": {
-            "trainer": trainer(schedule=schedule, optimizer=optimizer, average=average, patience=4)
+        f"{settings}, {mixing}, encoder {encoder}": {
+            "trainer": TRAINERS[settings],
+            "encoder": ENCODERS[encoder],
+            **MIXINGS[mixing],
         }
-        for schedule in get_args(Schedule)
-        for optimizer in OPTIMIZERS
-        for average in (None, 0.9)
+        for settings, mixing, encoder in zip(TRAINERS, cycle(MIXINGS), cycle(ENCODERS), strict=False)
     },
-    **{f"encoder {name}": {"encoder": fields} for name, fields in ENCODERS.items()},
-    **{f"sharing {kind}": {"sharing": kind} for kind in Sharing.kinds()},
+    "sharing soft": {"sharing": "soft"},
     "a tree that is frozen on the way": {"sharing": {"kind": "branching", "steps": 5}},
     "balancer and mixing": {**two_sources(kind="annealed", joint=False), "balancer": "famo_like"},
     "no clipping": {"trainer": trainer(clip=None, checkpoint=0.0)},
@@ -150,9 +163,9 @@ def test_stopped_thrice_is_as_never_stopped(case: str, tmp_path: Path) -> None:
 
 def test_the_cases_are_told_apart_and_have_batches_without_a_task(tmp_path: Path) -> None:
     plain = trained(recipe())
-    differ = ["mixing round_robin, one source a batch", "cosine, SGD, average 0.9", "encoder tabm", "balancer dwa"]
-    for case in differ:
-        other = trained(recipe(**CASES[case]))
+    mixed, settings = MIXINGS["mixing round_robin, one source a batch"], TRAINERS["cosine, SGD, average 0.9"]
+    for fields in (mixed, {"trainer": settings}, {"encoder": ENCODERS["tabm"]}, {"balancer": "dwa"}, {"sharing": "mmoe"}):
+        other = trained(recipe(**fields))
         assert other[1] != plain[1]
     prepared = prepare(recipe())
     sizes = {len(prepared.training.batch(rows).tasks) for rows in epoch_batches(prepared.training.n_rows, 14, 0, 0)}

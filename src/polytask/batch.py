@@ -257,6 +257,33 @@ def folded(features: Features, members: int) -> Features:
     return Features(features.tensor.flatten(0, 1), mask)
 
 
+def widened(features: Features, spec: FeatureSpec, values: Float[Tensor, "B *members D"]) -> Features:
+    """Features with more channels, which are the same at every place of a sequence or map.
+
+    Args:
+        features: Of this spec.
+        spec: See ``features``.
+        values: The channels to add, of each row and member.
+
+    Example:
+        >>> spec = FeatureSpec("map", 1, (1, 2))
+        >>> widened(Features(torch.zeros(1, 1, 1, 2)), spec, torch.ones(1, 1)).tensor
+        tensor([[[[0., 0.]],
+        <BLANKLINE>
+                 [[1., 1.]]]])
+    """
+    tensor, place = features.tensor, 1 if spec.members == 1 else 2
+    values = values.to(tensor.dtype)
+    if spec.kind == "vector":
+        return Features(torch.cat([tensor, values], -1))
+    if spec.kind == "sequence":
+        spread = values.unsqueeze(place).expand(*tensor.shape[:-1], values.shape[-1])
+        return Features(torch.cat([tensor, spread], -1), features.mask)
+    space = tensor.shape[place + 1 :]
+    spread = values.reshape(*values.shape, *(1 for _ in space)).expand(*values.shape, *space)
+    return Features(torch.cat([tensor, spread], place), features.mask)
+
+
 def masked_mean(values: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:
     """The mean over the places where ``mask`` is True; zero where there are none.
 

@@ -21,10 +21,12 @@ from polytask.batch import Dataset, Inputs
 from polytask.columns import InputCodec
 from polytask.errors import CellsError, PolytaskError, are, did_you_mean, listed, one_line
 from polytask.fitted import FittedTask
+from polytask.given import with_joint_views
 from polytask.keeping import Chosen
 from polytask.manifest import MANIFEST, MEND, Manifest, TaskRecord
 from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
 from polytask.pictures import Pictures
+from polytask.reading import check_reads, given_of, reads_of, with_read
 
 WEIGHTS = "weights.safetensors"
 N_TRIED = 16
@@ -47,9 +49,10 @@ class Bundle:
         """Build the network that a manifest describes, with its initial weights.
 
         Raises:
-            PolytaskError: Its snapshots do not have each task once.
+            PolytaskError: Its snapshots do not have each task once, or a task reads one that is not there.
         """
         names = [record.task.name for record in manifest.tasks]
+        check_reads([record.task for record in manifest.tasks], manifest.sharing)
         if not manifest.snapshots:
             return cls(manifest, _network(manifest, names))
         if sorted(name for group in manifest.snapshots for name in group) != sorted(names):
@@ -104,10 +107,14 @@ class Bundle:
         wanted = self._wanted(tasks, index)
         pictures = self.manifest.inputs[index].codec.pictures(table)
         data = self._dataset(table, index, pictures)
+        every = [fitted.task for fitted in self.tasks.values()]
+        asked = with_read(wanted, given_of(every)) if probabilities else wanted
+        views = {task: self.tasks[task].views(output) for task, output in outputs_on(self.model, data, asked).items()}
+        views = with_joint_views(views, every) if probabilities else views
         columns: dict[str, pa.Array] = {}
-        for task, output in outputs_on(self.model, data, wanted).items():
+        for task in wanted:
             fitted = self.tasks[task]
-            columns |= fitted.task.answer(fitted.views(output), fitted.codec, probabilities)
+            columns |= fitted.task.answer(views[task], fitted.codec, probabilities)
         return _without(pa.table(columns), _unusable(pictures))
 
     def input_set(self, table: pa.Table, source: str | None = None, where: str = "the new rows") -> int:
@@ -166,9 +173,17 @@ class Bundle:
         """The same network with these tasks only: without the other heads, and what only they need of the trunk.
 
         Raises:
-            PolytaskError: A task is unknown, none is named, or the sharing scheme does not part the tasks.
+            PolytaskError: A task is unknown or reads one that is not kept, none is named, or the sharing scheme does not part
+                the tasks.
         """
         self._check_tasks(tasks)
+        for task in tasks:
+            if lost := [name for name in self.tasks[task].task.reads if name not in tasks]:
+                what, mend = (
+                    f"it reads {listed(map(repr, lost))}, which would not be kept",
+                    f"Keep {listed(map(repr, lost))} too.",
+                )
+                raise PolytaskError(what, where=f"keep, task {task!r}", mend=mend)
         sets = [part.keep(tasks) for part in self.manifest.inputs]
         records = [TaskRecord(task=fitted.task, codec=fitted.codec) for name, fitted in self.tasks.items() if name in tasks]
         fields = {"inputs": tuple(part for part in sets if part.sources), "tasks": tuple(records), "snapshots": ()}
@@ -274,10 +289,12 @@ def _without(table: pa.Table, unusable: Mapping[int, str]) -> pa.Table:
 
 
 def _network(manifest: Manifest, names: Sequence[str]) -> MultiTaskModel:
-    tasks = [FittedTask(record.task, record.codec) for record in manifest.tasks if record.task.name in names]
-    among = [record.task.name for record in manifest.tasks if record.task.name in names or manifest.sharing.joint]
+    """The network that answers these tasks, with what they read."""
+    inside = with_read(names, reads_of(record.task for record in manifest.tasks))
+    tasks = [FittedTask(record.task, record.codec) for record in manifest.tasks if record.task.name in inside]
+    among = [record.task.name for record in manifest.tasks if record.task.name in inside or manifest.sharing.joint]
     codecs = [part.codec for part in manifest.inputs]
-    return build_model(manifest.encoder, manifest.sharing, manifest.head, codecs, tasks, manifest.seed, among)
+    return build_model(manifest.encoder, manifest.sharing, manifest.head, codecs, tasks, manifest.seed, among, names)
 
 
 class _AllocationLimit(TorchDispatchMode):

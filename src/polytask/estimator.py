@@ -23,6 +23,7 @@ from polytask.cells import ColumnKind
 from polytask.component import Settings
 from polytask.errors import PolytaskError, listed
 from polytask.experiment import fit
+from polytask.given import seen_labels
 from polytask.labels import (
     CLASS_KINDS,
     check_labels,
@@ -200,14 +201,18 @@ class MultiTaskEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn s
             answers = self.run_.bundle.predict(self._rows(X, reset=False), list(self.run_.bundle.tasks))
             _, labels = labels_of(y, [fitted.task.label_column for fitted in self.run_.bundle.tasks.values()])
             weights = _check_sample_weight(sample_weight, np.empty(answers.num_rows), ensure_non_negative=True)
+            tasks = self.run_.bundle.tasks
+            truths = {name: labels[fitted.task.label_column].combine_chunks() for name, fitted in tasks.items()}
+            codecs = {name: fitted.codec for name, fitted in tasks.items()}
+            truths, _ = seen_labels(truths, [fitted.task for fitted in tasks.values()], codecs)
         scores = []
-        for name, fitted in self.run_.bundle.tasks.items():
-            truth, guess = labels[fitted.task.label_column], answers[name]
+        for name, fitted in tasks.items():
+            truth, guess = truths[name], answers[name]
             known = truth.is_valid()
             if pa.compute.any(known).as_py():
                 measure = accuracy_score if fitted.codec.classes else r2_score
                 true, guessed = (np.array(column.filter(known).to_pylist()) for column in (truth, guess))
-                scores.append(float(measure(true, guessed, sample_weight=weights[known.to_numpy()])))
+                scores.append(float(measure(true, guessed, sample_weight=weights[known.to_numpy(zero_copy_only=False)])))
         if not scores:
             raise InvalidInputError("no row of y has a label", where="score", mend="Give rows with labels.")
         return float(np.mean(scores))

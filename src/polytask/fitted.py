@@ -54,6 +54,31 @@ class FittedTask:
         """Weights of rows as the loss takes them: 1 is the mean over the training rows."""
         return (weights / self.codec.mean_weight).float()
 
+    @property
+    def scale(self) -> float:
+        """What the loss that is trained is divided by: that of the best constant."""
+        joint = self.codec.joint_loss if self.task.seen_where is not None else None
+        return joint or self.codec.null_loss or 1.0
+
+    def with_joint(self, target: Tensor, weights: Float[Tensor, " n"] | None) -> FittedTask:
+        """A task that is given another, with the loss of the best constant for both.
+
+        Args:
+            target: Of training rows where it is known whether both are so.
+            weights: How much they count, as the loss takes them; None for all alike.
+        """
+        if not len(target):
+            return self
+        each = torch.ones(len(target), dtype=torch.float64) if weights is None else weights.double()
+        null = self._with_constant(target, each).codec.null_loss
+        return replace(self, codec=self.codec.model_copy(update={"joint_loss": null}))
+
+    def channels(self, output: Tensor) -> Float[Tensor, "B *members n"]:
+        """What another task is handed of an estimate, of each member its own."""
+        if self.members == 1:
+            return self.task.estimate(output).reshape(len(output), -1)
+        return self.task.estimate(output.flatten(0, 1)).reshape(*output.shape[:2], -1)
+
     def losses(self, output: Tensor, target: Tensor) -> Float[Tensor, " B"]:
         """One loss per row, before normalization; the mean over members of an ensemble (output ``[B, members, width]``).
 

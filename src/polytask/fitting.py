@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from polytask.bundle import Bundle
 from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
+from polytask.given import with_joint_labels
 from polytask.initialization import scale_stages
 from polytask.intervals import N_RESAMPLES
 from polytask.manifest import Manifest, TaskRecord
@@ -42,7 +44,7 @@ def train_bundle(
     Args:
         recipe: What to build and how to train it.
         prepared: Its data.
-        tasks: Train these tasks only, on the rows that have a label of one of them.
+        tasks: Train these tasks only, on the rows that have a label of one of them; they read no others.
         seed: Of weights, dropout and order, in place of the recipe's.
         on_epoch: Called after every epoch.
         checkpoints: Where the state of the training is saved, and what is gone on from.
@@ -52,7 +54,7 @@ def train_bundle(
             nothing to balance.
     """
     recipe.sharing.check_balancer(recipe.balancer)  # a copy of a recipe with another part is not checked as a recipe is
-    wanted, origin = [fitted for fitted in prepared.tasks if tasks is None or fitted.task.name in tasks], prepared.origin
+    wanted, origin = _among(prepared.tasks, tasks), prepared.origin
     records = [TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in wanted]
     if origin is not None:
         records = [*origin.records(), *records]
@@ -73,7 +75,8 @@ def train_bundle(
         inputs=tuple(part.keep([record.task.name for record in records]) for part in prepared.inputs),
         tasks=tuple(records),
     )
-    bundle, training = Bundle.build(manifest), _labeled(prepared.training, names)
+    every = [record.task for record in records]
+    bundle, training = Bundle.build(manifest), _labeled(with_joint_labels(prepared.training, every), names)
     assert isinstance(bundle.model, MultiTaskModel)  # no manifest of a recipe has snapshots
     if recipe.trainer.scale_stages:
         scale_stages(bundle.model, training, seed)  # before weights of an earlier run take their place
@@ -81,7 +84,7 @@ def train_bundle(
         trained = train(
             bundle.model,
             training,
-            _labeled(prepared.validation, names),
+            _labeled(with_joint_labels(prepared.validation, every), names),
             recipe.trainer,
             recipe.balancer,
             seed=seed,
@@ -95,6 +98,13 @@ def train_bundle(
     bundle = bundle.with_weights(chosen if origin is None else origin.with_frozen_tasks(chosen))
     _tune(bundle, prepared, names)
     return bundle, trained.history
+
+
+def _among(fitted: Sequence[FittedTask], tasks: Sequence[str] | None) -> list[FittedTask]:
+    """Those of these tasks, which then read no others."""
+    if tasks is None:
+        return list(fitted)
+    return [replace(f, task=f.task.among(tasks)) for f in fitted if f.task.name in tasks]
 
 
 def _tune(bundle: Bundle, prepared: Prepared, tasks: Sequence[str]) -> None:

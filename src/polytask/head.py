@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -44,6 +44,9 @@ class Head(Component, family="heads"):
     def build(self, specs: Sequence[FeatureSpec], width: int, start: Float[Tensor, " width"]) -> nn.Module:
         """A module ``tuple[Features, ...] -> [B, width]``.
 
+        Where it has layers of its own before the last one, other tasks can read what they make if the module has
+        ``state_width`` and takes ``with_state=True``, as PooledHead does; else they read the pooled features as its state.
+
         Args:
             specs: The shapes of the features, stem first.
             width: How many numbers the task reads.
@@ -66,15 +69,57 @@ def pooled(features: Features, spec: FeatureSpec) -> Float[Tensor, "B *members D
     return masked_mean(features.tensor, mask)
 
 
+class Said(NamedTuple):
+    """What a head says of rows, and its state where it was asked for: what its last layer read, ``[B, *members, n]``."""
+
+    output: Tensor
+    state: Tensor | None = None
+
+
 class PooledHead(nn.Module):
-    """A network on the pooled features of the last stage."""
+    """A network on the pooled features of the last stage.
 
-    def __init__(self, spec: FeatureSpec, network: nn.Module) -> None:
+    Args:
+        spec: Of the last stage.
+        network: Reads these.
+        hidden: How many layers of a Sequential come before the last one.
+        state_width: How many numbers the last layer reads; None for all features.
+
+    Attributes:
+        state_width: How many numbers are in the state that ``forward(features, with_state=True)`` gives beside the output. Of a
+            head without this attribute the state is the pooled features.
+    """
+
+    def __init__(self, spec: FeatureSpec, network: nn.Module, hidden: int = 0, state_width: int | None = None) -> None:
         super().__init__()
-        self.spec, self.network = spec, network
+        self.spec, self.network, self.hidden = spec, network, hidden
+        self.state_width = spec.width if state_width is None else state_width
 
-    def forward(self, features: Sequence[Features]) -> Tensor:
-        return self.network(pooled(features[-1], self.spec))  # type: ignore[no-any-return]
+    def forward(self, features: Sequence[Features], with_state: bool = False) -> Tensor | Said:
+        state, last = pooled(features[-1], self.spec), self.network
+        if isinstance(last, nn.Sequential) and self.hidden:
+            state, last = last[: self.hidden](state), last[self.hidden :]
+        output = last(state)
+        return Said(output, state) if with_state else output
+
+
+class OneForAll(nn.Module):
+    """A head that all members of an ensemble share: members are rows to it."""
+
+    def __init__(self, head: nn.Module, members: int) -> None:
+        super().__init__()
+        self.head, self.members = head, members
+        if hasattr(head, "state_width"):
+            self.state_width = head.state_width
+
+    def forward(self, features: Sequence[Features], with_state: bool = False) -> Tensor | Said:
+        rows = tuple(folded(part, self.members) for part in features)
+        if not with_state:
+            return self._unfolded(self.head(rows))
+        return Said(*(self._unfolded(part) for part in self.head(rows, with_state=True)))
+
+    def _unfolded(self, values: Tensor) -> Tensor:
+        return values.view(-1, self.members, *values.shape[1:])
 
 
 def output_layer(n_in: int, width: int, start: Float[Tensor, " width"], members: int = 1) -> nn.Module:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polytask.reading import Reads, with_read
 from polytask.sharing import module_key
 
 Weights = dict[str, Tensor]
@@ -101,13 +102,14 @@ class Best:
     Args:
         groups: Of all tasks that are chosen for.
         apart: Whether these share nothing with any other task: then only what is theirs is kept.
+        reads: What each task reads; a task answers with what it reads of the same epoch.
 
     Attributes:
         epochs: Per group its best epoch, None before the first; up to 0 are those that it began with.
     """
 
-    def __init__(self, groups: Sequence[Judged], apart: bool = False) -> None:
-        self.groups = tuple(groups)
+    def __init__(self, groups: Sequence[Judged], apart: bool = False, reads: Reads | None = None) -> None:
+        self.groups, self.reads = tuple(groups), reads or {}
         self.own = {task for group in groups for task in group.tasks} if apart else None
         self.epochs: list[int | None] = [None] * len(self.groups)
         self.losses = [math.inf] * len(self.groups)
@@ -131,8 +133,9 @@ class Best:
         """An epoch's weights without the heads of tasks that answer with another's: of many tasks these are the most."""
         latest = number == max(candidates)  # goes on also with those that never had a finite loss
         pairs = zip(self.groups, self.epochs, strict=True)
-        others = [group.tasks for group, own in pairs if own != number and not (latest and own is None)]
-        dropped = {module_key(task) for tasks in others for task in tasks}
+        split = [(group.tasks, own == number or (latest and own is None)) for group, own in pairs]
+        needed = with_read([task for tasks, mine in split if mine for task in tasks], self.reads)
+        dropped = {module_key(task) for tasks, mine in split if not mine for task in tasks if task not in needed}
         return {key: value for key, value in candidates[number].items() if _head_of(key) not in dropped}
 
     def gained(self) -> bool:

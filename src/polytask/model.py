@@ -9,11 +9,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from polytask.batch import Batch, Dataset, Features, FeatureSpec, Inputs, folded
+from polytask.batch import Batch, Dataset, Features, FeatureSpec, Inputs, widened
 from polytask.columns import InputCodec
 from polytask.encoder import Encoder, TrunkPlan
+from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
-from polytask.head import Head
+from polytask.head import Head, OneForAll, Said, pooled
+from polytask.reading import Reading, given_of, handed_of, in_order, reads_of, with_read
 from polytask.seeding import Clock, derived_seed, seed_draws, seeded
 from polytask.sharing import SharedTrunk, Sharing, module_key
 
@@ -23,8 +25,19 @@ EVALUATION_ROWS = 4096
 class MultiTaskModel(nn.Module):
     """The network.
 
+    Args:
+        trunk: Inputs to features.
+        heads: Of these tasks, and of those that they read.
+        tasks: As fitted, of which these are answered.
+        answered: See ``tasks``; None for all of them.
+        clock: What dropout follows.
+        made: The modules of the trunk by part.
+        independent: Whether no parameter is shared.
+        specs: Of what each head sees of the last stage; None where no task reads another.
+
     Attributes:
-        tasks: The fitted tasks by name.
+        tasks: The fitted tasks that it answers, by name.
+        reads: What each task with a head reads itself: what its head is handed, and what it is given.
         clock: Set ``clock.step`` to make dropout a function of (seed, part, step).
         layers: The matrices of the trunk's layers, by part and path in it, as in "stage 1 block.1", and of the heads, "head".
         independent: Whether no parameter is shared.
@@ -38,12 +51,22 @@ class MultiTaskModel(nn.Module):
         clock: Clock,
         made: Mapping[str, Sequence[nn.Module]],
         independent: bool = False,
+        specs: Mapping[str, FeatureSpec] | None = None,
+        answered: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         self.independent = independent
         self.trunk = trunk
         self.heads = nn.ModuleDict({module_key(name): head for name, head in heads.items()})
-        self.tasks = dict(tasks)
+        self.tasks = {name: fitted for name, fitted in tasks.items() if answered is None or name in answered}
+        self.read = {name: fitted for name, fitted in tasks.items() if name not in self.tasks}
+        every = [fitted.task for fitted in tasks.values()]
+        self.reads = reads_of(every)
+        self.handed = handed_of(every)
+        self.given = given_of(every)
+        self.specs = dict(specs or {})
+        self.state_read = {name for task in every for name, r in task.depends_on.items() if r.what == "state"}
+        self.places = {name: place for place, name in enumerate(in_order(self.reads))}
         self.clock = clock
         self.layers = _layers(made) | {"head": [p for p in self.heads.parameters() if p.ndim > 1]}
         self._keys = {name: module_key(name) for name in heads}
@@ -51,8 +74,20 @@ class MultiTaskModel(nn.Module):
     def forward(self, inputs: Sequence[Inputs], tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
         """The output of each of ``tasks`` (None: of all): ``[B, width]``, or ``[B, members, width]`` for an ensemble."""
         wanted = tuple(self.tasks) if tasks is None else tasks
-        features = self.trunk(inputs, wanted)
-        return {task: self._output(task, features[task]) for task in wanted}
+        needed = with_read(wanted, self.handed)
+        features, said = self.trunk(inputs, needed), dict[str, Said]()
+        for task in sorted(needed, key=self.places.__getitem__):
+            said[task] = self._said(task, features[task], said)
+        return {task: said[task].output for task in wanted}
+
+    def learned(self, inputs: Sequence[Inputs], tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """What the loss of each of ``tasks`` is of: its output, or for a task that is given another that of both."""
+        wanted = tuple(self.tasks) if tasks is None else tasks
+        outputs = self(inputs, with_read(wanted, self.given))
+        for task in sorted(outputs, key=self.places.__getitem__):
+            for other in self.given[task]:
+                outputs[task] = self._fitted(task).task.joint(outputs[task], outputs[other])
+        return {task: outputs[task] for task in wanted}
 
     def train(self, mode: bool = True) -> Self:
         """As for any module, but parts all of whose parameters are frozen stay in evaluation mode."""
@@ -70,7 +105,7 @@ class MultiTaskModel(nn.Module):
         """
         tasks = batch.tasks
         self.trunk.see(batch)
-        outputs = self(batch.inputs, tasks)
+        outputs = self.learned(batch.inputs, tasks)
         return {task: self._loss(task, outputs[task], batch, of_answers) for task in tasks}
 
     def trained_apart(self) -> dict[tuple[str, ...], list[nn.Parameter]]:
@@ -81,19 +116,36 @@ class MultiTaskModel(nn.Module):
         own = {(task,): [p for path, p in trained if key in path] for task, key in self._keys.items()}
         return {tasks: parameters for tasks, parameters in own.items() if parameters}
 
-    def _output(self, task: str, features: tuple[Features, ...]) -> Tensor:
-        return self.heads[self._keys[task]](features)  # type: ignore[no-any-return]
+    def _fitted(self, task: str) -> FittedTask:
+        return self.tasks[task] if task in self.tasks else self.read[task]
+
+    def _said(self, task: str, features: tuple[Features, ...], said: Mapping[str, Said]) -> Said:
+        """What a head says of a task's features, and of what it reads of other tasks."""
+        if readings := self._fitted(task).task.depends_on:
+            read = torch.cat([self._handed(name, reading, said[name]) for name, reading in readings.items()], -1)
+            features = (*features[:-1], widened(features[-1], self.trunk.specs[-1], read))
+        head = self.heads[self._keys[task]]
+        if task not in self.state_read:
+            return Said(_full(head(features)))
+        if hasattr(head, "state_width"):
+            output, state = head(features, with_state=True)
+            return Said(_full(output), _full(state))
+        return Said(_full(head(features)), pooled(features[-1], self.specs[task]))
+
+    def _handed(self, name: str, reading: Reading, said: Said) -> Tensor:
+        value = self._fitted(name).channels(said.output) if reading.what == "estimate" else said.state
+        assert value is not None  # it is there where one task reads it
+        return value if reading.gradient else value.detach()
 
     def _loss(self, name: str, output: Tensor, batch: Batch, of_answers: bool) -> Tensor:
         fitted, target, labeled = self.tasks[name], batch.targets[name], batch.labeled[name]
-        output = output.float() if output.dtype == torch.bfloat16 else output
         weights = batch.weights.get(name)
         if labeled is not None:
             output, target = output.index_select(0, labeled), target.index_select(0, labeled)
             weights = None if weights is None else weights.index_select(0, labeled)
         losses = (fitted.answer_losses if of_answers else fitted.losses)(output, target)
         loss = losses.mean() if weights is None else (losses * weights).mean()
-        return loss * (fitted.task.weight / (fitted.codec.null_loss or 1.0))
+        return loss * (fitted.task.weight / fitted.scale)
 
 
 class Snapshots(nn.Module):
@@ -130,6 +182,7 @@ def build_model(
     tasks: Sequence[FittedTask],
     seed: int = 0,
     among: Sequence[str] | None = None,
+    answered: Sequence[str] | None = None,
 ) -> MultiTaskModel:
     """Build the network from specs; its weights depend on ``seed`` and on the names of its parts only.
 
@@ -138,18 +191,30 @@ def build_model(
         sharing: How the tasks share it.
         head: For the tasks that do not have one of their own.
         codecs: One per distinct set of input columns.
-        tasks: The fitted tasks.
+        tasks: The fitted tasks, with those that they read.
         seed: Of the initial weights and of dropout.
         among: All tasks that have parts in the trunk, in their order; None for those with a head.
+        answered: The tasks that are not there only to be read; None for all.
+
+    Raises:
+        PolytaskError: A task reads another that does not say the same number of things of every row.
     """
     clock = Clock()
     plan = TrunkPlan(encoder, codecs, seed, clock)
     trunk = sharing.build(plan, [fitted.task.name for fitted in tasks] if among is None else among)
     members = trunk.specs[-1].members
-    heads = {f.task.name: _build_head(f.task.head or head, trunk.specs, f, seed, clock) for f in tasks}
-    return MultiTaskModel(
-        trunk, heads, {f.task.name: replace(f, members=members) for f in tasks}, clock, plan.made, sharing.independent
-    )
+    fitted = {f.task.name: replace(f, members=members) for f in tasks}
+    heads: dict[str, nn.Module] = {}
+    specs: dict[str, FeatureSpec] = {}
+    for name in in_order(reads_of(f.task for f in tasks)):
+        n_read = sum(
+            _n_handed(fitted[other], r, heads[other], specs[other]) for other, r in fitted[name].task.depends_on.items()
+        )
+        specs[name] = replace(trunk.specs[-1], width=trunk.specs[-1].width + n_read)
+        own = (*trunk.specs[:-1], specs[name])
+        heads[name] = _build_head(fitted[name].task.head or head, own, fitted[name], seed, clock)
+    in_turn = {name: heads[name] for name in fitted}
+    return MultiTaskModel(trunk, in_turn, fitted, clock, plan.made, sharing.independent, specs=specs, answered=answered)
 
 
 def outputs_on(model: Network, data: Dataset, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
@@ -180,6 +245,10 @@ def mean_losses(model: MultiTaskModel, data: Dataset) -> dict[str, float]:
     return {task: sums[task] / counts[task] / model.tasks[task].task.weight for task in sums}
 
 
+def _full(output: Tensor) -> Tensor:
+    return output.float() if output.dtype == torch.bfloat16 else output
+
+
 def _layers(made: Mapping[str, Sequence[nn.Module]]) -> dict[str, list[nn.Parameter]]:
     layers: dict[str, list[nn.Parameter]] = {}
     for part, modules in made.items():
@@ -187,18 +256,6 @@ def _layers(made: Mapping[str, Sequence[nn.Module]]) -> dict[str, list[nn.Parame
             if matrices := [p for p in layer.parameters(recurse=False) if p.ndim > 1]:
                 layers.setdefault(f"{part} {path}".strip(), []).extend(matrices)
     return layers
-
-
-class OneForAll(nn.Module):
-    """A head that all members of an ensemble share: members are rows to it."""
-
-    def __init__(self, head: nn.Module, members: int) -> None:
-        super().__init__()
-        self.head, self.members = head, members
-
-    def forward(self, features: Sequence[Features]) -> Tensor:
-        output: Tensor = self.head(tuple(folded(part, self.members) for part in features))
-        return output.view(-1, self.members, *output.shape[1:])
 
 
 def _frozen_parts(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
@@ -213,6 +270,17 @@ def _frozen_parts(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
 
 def _no_outputs(fitted: FittedTask) -> Tensor:
     return torch.empty(0, *((fitted.members,) if fitted.members > 1 else ()), fitted.codec.width)
+
+
+def _n_handed(fitted: FittedTask, reading: Reading, head: nn.Module, spec: FeatureSpec) -> int:
+    """How many channels a task gives to one that reads it."""
+    if reading.what == "state":
+        return int(getattr(head, "state_width", spec.width))
+    estimate = fitted.task.estimate(torch.tensor(fitted.codec.start)[None])
+    if estimate.ndim > 2:
+        found = f"{fitted.task.kind}, whose estimate of a row has {estimate.ndim - 1} axes"
+        raise PolytaskError("its estimate cannot be read by another task", where=f"task {fitted.task.name!r}", found=found)
+    return estimate.numel()
 
 
 def _build_head(head: Head, specs: tuple[FeatureSpec, ...], fitted: FittedTask, seed: int, clock: Clock) -> nn.Module:

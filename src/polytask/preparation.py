@@ -17,10 +17,12 @@ from polytask.cells import ColumnKind
 from polytask.columns import InputCodec, check_cells, image_columns, kinds_of_first, names_images, names_rows
 from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, rows_named
 from polytask.fitted import FittedTask
+from polytask.given import seen_labels, with_joint_labels
 from polytask.images import ImageFeature
 from polytask.leaks import column_notes, find_leaks
 from polytask.manifest import InputSet
 from polytask.pictures import Pictures, form_of, located, read_pictures
+from polytask.reading import check_reads
 from polytask.recipe import Recipe
 from polytask.source import Source
 from polytask.splitting import FREE, TEST, TRAIN, UNUSED, VALIDATION, assign, assign_fold
@@ -59,13 +61,17 @@ class Prepared:
 
 @dataclass
 class _Loaded:
-    """A source's rows, piece by piece and one after the other, with the part of each: FREE until the split."""
+    """A source's rows, piece by piece and one after the other, with the part of each: FREE until the split.
+
+    The labels of a task that is given another are there only where that says yes.
+    """
 
     source: Source
     pieces: dict[str, pa.Table]
     table: pa.Table
     parts: NDArray[np.int8]
     tasks: list[Task] = field(default_factory=list)
+    labels: dict[str, pa.Array] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
 
 
@@ -84,6 +90,7 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     loaded = [_load(source, recipe.kinds_of(source)) for source in recipe.sources]
     _attach_tasks(recipe, loaded)
     _choose_inputs(recipe, loaded, origin, notes)
+    _read_labels(recipe, loaded, notes)
     groups: dict[tuple[str, ...], list[_Loaded]] = {}
     for item in loaded:
         groups.setdefault(item.inputs, []).append(item)
@@ -99,6 +106,7 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     known = {} if origin is None else origin.codecs(recipe.tasks, recipe.head, labels, notes)
     if origin is not None:
         origin = origin.going_on(labels, known, notes)
+        check_reads([*recipe.tasks, *(record.task for record in origin.records())], recipe.sharing)
         sets = origin.with_carried(sets)
         inputs = (*inputs, *({} for _ in sets[len(inputs) :]))
     with rows_named(_row_names(ordered)):
@@ -120,6 +128,7 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
         raise PolytaskError(
             "no training row has a label of any task", found=counted(int((parts == TRAIN).sum()), "row"), mend=mend
         )
+    tasks = _with_joint_losses(tasks, everything.where(marks == TRAIN))
     for part, name in ((VALIDATION, "validation"), (TEST, "test")):
         notes += [
             _without_labels(t.task.name, name) for t in tasks if (parts == part).any() and not _any(present, t, parts == part)
@@ -216,6 +225,22 @@ def _choose_inputs(recipe: Recipe, loaded: Sequence[_Loaded], origin: Origin | N
             raise PolytaskError("no input columns are left", where=f"source {item.source.label!r}", mend=mend)
 
 
+def _read_labels(recipe: Recipe, loaded: Sequence[_Loaded], notes: list[str]) -> None:
+    for item in loaded:
+        with rows_named(_row_names([item])):
+            item.labels = {task.name: label_array(task, item.table) for task in item.tasks}
+    if all(task.seen_where is None for task in recipe.tasks):
+        return
+    with rows_named(_row_names(loaded)):
+        labels, told = seen_labels({task.name: _label_column(task, loaded) for task in recipe.tasks}, recipe.tasks)
+    notes += told
+    start = 0
+    for item in loaded:
+        given = [task.name for task in item.tasks if task.seen_where is not None]
+        item.labels |= {name: labels[name].slice(start, len(item.table)) for name in given}
+        start += len(item.table)
+
+
 def _barred(recipe: Recipe, item: _Loaded) -> dict[str, str]:
     """The columns of a source that are no inputs, and why."""
     labels = {column: task.name for task in item.tasks for column in task.own_columns}
@@ -246,9 +271,8 @@ def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
         if name not in names:
             raise PolytaskError(f"no task {name!r}", where="split.stratify", mend=did_you_mean(name, names))
     with rows_named(_row_names([item])):
-        labels = {task.name: label_array(task, item.table) for task in item.tasks}
         times = None if split.time is None else _times(item.table.column(split.time), split.time)
-    strata = {name: _strata(column, item.parts == FREE) for name, column in labels.items() if name in chosen}
+    strata = {name: _strata(column, item.parts == FREE) for name, column in item.labels.items() if name in chosen}
     groups = None if split.group is None else _groups(item.table.column(split.group), split.group)
     seed = recipe.seed if split.seed is None else split.seed
     if fold is not None:
@@ -280,20 +304,19 @@ def _read_images(
             pictures = read_pictures(table[name], form, recipe.images.cache)
         read[name], unusable = (form, pictures), {**pictures.unusable, **unusable}
         if pictures.n_resized:
-            how = "" if form.resize == "stretch" else f", {form.resize}ped" if form.resize == "crop" else ", padded"
+            how = {"stretch": "each side for itself", "crop": "cropped", "pad": "padded"}[form.resize]
             notes.append(
                 f"{counted(pictures.n_resized, 'image')} of {name!r} of other sizes brought to {form.height} x {form.width} "
-                f"pixels{how or ', each side for itself'} (images.size and images.resize say how)"
+                f"pixels, {how} (images.size and images.resize say how)"
             )
     if unusable:
         words = _row_names(group)
         told = [f"{words(row)} ({unusable[row]})" for row in sorted(unusable)]
         notes.append(f"left out, for their images cannot be used: {counted(len(told), 'row')}: {listed(told)}")
-        ends = np.cumsum([len(item.parts) for item in group])
-        for item, end in zip(group, ends.tolist(), strict=True):
-            item.parts[
-                [row - end + len(item.parts) for row in unusable if 0 <= row - end + len(item.parts) < len(item.parts)]
-            ] = UNUSED
+        left_out = np.zeros(len(table), np.bool_)
+        left_out[list(unusable)] = True
+        for item, rows in zip(group, np.split(left_out, np.cumsum([len(i.parts) for i in group])[:-1]), strict=True):
+            item.parts[rows] = UNUSED
     return read
 
 
@@ -352,10 +375,25 @@ def _fitted(
         return FittedTask.fit(task, training, None if task.weight_column is None else _row_weights(task, loaded)[rows], codec)
 
 
+def _with_joint_losses(tasks: Sequence[FittedTask], training: Dataset) -> tuple[FittedTask, ...]:
+    """The tasks, where one is given another with the loss of the best constant for both."""
+    if all(fitted.task.seen_where is None for fitted in tasks):
+        return tuple(tasks)
+    joint = with_joint_labels(training, [fitted.task for fitted in tasks])
+    found = []
+    for fitted in tasks:
+        name = fitted.task.name
+        rows, weights = joint.present[name], joint.weights.get(name)
+        given = fitted.task.seen_where is not None
+        found.append(
+            fitted.with_joint(joint.targets[name][rows], None if weights is None else weights[rows]) if given else fitted
+        )
+    return tuple(found)
+
+
 def _label_column(task: Task, loaded: Sequence[_Loaded]) -> pa.Array:
     """A task's labels over all rows; null in the rows of other sources."""
-    columns = [label_array(task, item.table) if task in item.tasks else pa.nulls(len(item.table)) for item in loaded]
-    return _joined(columns)
+    return _joined([item.labels.get(task.name, pa.nulls(len(item.table))) for item in loaded])
 
 
 def _row_weights(task: Task, loaded: Sequence[_Loaded]) -> torch.Tensor:

@@ -19,6 +19,7 @@ from polytask.errors import PolytaskError, did_you_mean, listed, no_such_file, o
 from polytask.head import Head
 from polytask.images import Images
 from polytask.mixing import Mixing
+from polytask.reading import check_reads
 from polytask.sharing import Sharing
 from polytask.source import Source, open_source
 from polytask.splitting import Split
@@ -115,6 +116,10 @@ class Recipe(Settings):
             if task.source is not None and task.source not in sources:
                 mend = did_you_mean(task.source, sources)
                 raise PolytaskError(f"no source {task.source!r}", where=f"task {task.name!r}", mend=mend)
+        begun = self.warm_start
+        check_reads(
+            self.tasks, self.sharing, others=begun is not None and begun.freeze != "nothing"
+        )  # those of the earlier run
         self.sharing.check_balancer(self.balancer)
         return self
 

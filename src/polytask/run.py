@@ -20,9 +20,11 @@ from polytask.evaluation.card import model_card
 from polytask.evaluation.comparison import Comparison, compare
 from polytask.evaluation.conflict import agreement_of, pairs_over_time, weights_over_time
 from polytask.fitting import score
+from polytask.given import seen_labels
 from polytask.gradients.conflict import Agreement
 from polytask.pictures import located
 from polytask.preparation import Prepared, label_array, prepare
+from polytask.reading import given_of, with_read
 from polytask.recipe import Recipe
 from polytask.run_folder import (
     CARD,
@@ -270,9 +272,11 @@ class Run:
         if source is not None:
             mine = {name for part in self.bundle.manifest.inputs for name in part.sources.get(source, ())}
             tasks = [task for task in tasks if task.name in mine]
-        there = [task for task in tasks if set(task.own_columns) <= set(table.column_names)]
+        named = {task.name: task for task in tasks if set(task.own_columns) <= set(table.column_names)}
+        # Without the label of what it is given it is not known whether a task is seen.
+        there = [task for name, task in named.items() if set(with_read([name], given_of(tasks))) <= named.keys()]
         if not there:
-            wanted = listed(column for task in tasks for column in task.own_columns)
+            wanted = listed(dict.fromkeys(column for task in tasks for column in task.own_columns))
             raise PolytaskError(
                 "the rows have no label column", where="evaluate", found=listed(table.column_names), mend=f"Needed: {wanted}."
             )
@@ -284,7 +288,8 @@ class Run:
             if len(names) > 1 and len({task.source for task in there if task.name in names}) > 1:
                 what = f"column {column!r} could label the tasks {listed(map(repr, names))}"
                 raise PolytaskError(what, where="evaluate", mend="Say which source the rows are like (--source).")
-        return {task.name: label_array(task, table) for task in there}
+        labels = {task.name: label_array(task, table) for task in there}
+        return seen_labels(labels, there, {name: fitted.codec for name, fitted in self.bundle.tasks.items()})[0]
 
 
 def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> Run:

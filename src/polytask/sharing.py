@@ -70,11 +70,13 @@ class Sharing(Component, family="sharings"):
     the losses, not named here.
 
     Class attributes:
-        independent: True where no parameter is shared: clipping, schedule and early stopping are then per task.
+        shares: False where no parameter serves two tasks' losses: there is no gradient to balance then.
+        independent: True where, besides, no penalty ties the tasks: clipping, schedule and early stopping are then per task.
         joint: True where a task's features depend on which other tasks there are: with weights of several epochs, each network
             then has the parts of all tasks in its trunk, not only those of the tasks that it answers.
     """
 
+    shares: ClassVar[bool] = True
     independent: ClassVar[bool] = False
     joint: ClassVar[bool] = False
 
@@ -95,7 +97,7 @@ class Sharing(Component, family="sharings"):
         Raises:
             PolytaskError: It reads the gradients of shared parameters, and there are none.
         """
-        if self.independent and balancer.engines:
+        if not self.shares and balancer.engines:
             able = [kind for kind in Balancer.kinds() if not Balancer.find(kind).engines]
             raise PolytaskError(
                 f"{balancer.kind} balances gradients of shared parameters, and {self.kind} shares none",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from torch import Tensor
 from polytask.component import Component, Settings
 from polytask.errors import CellsError, PolytaskError, are, did_you_mean, listed
 from polytask.head import Head
+from polytask.reading import DependsOn
 from polytask.scorer import Scorer, user_scorer
 
 MEND_NUMBERS = "Mend them, or say which text means missing; classes need a task such as multiclass."
@@ -41,6 +42,8 @@ class Codec(Settings):
             where all count alike.
         start: The output that predicts the best constant, ``width`` numbers.
         null_loss: The loss of that constant on the training labels; None where the task has no such thing.
+        joint_loss: For a task that is given another the loss of the best constant for both, over all rows where it is known
+            whether both are so.
         mean_weight: The mean weight of a training row with a label.
         n_labels: How many training rows have a label.
         dtype: The arrow type of the answers.
@@ -60,6 +63,7 @@ class Codec(Settings):
     class_weights: tuple[float, ...] = ()
     start: tuple[float, ...] = (0.0,)
     null_loss: float | None = None
+    joint_loss: float | None = None
     mean_weight: float = 1.0
     n_labels: int = 0
     dtype: str = "double"
@@ -85,6 +89,11 @@ class Task(Component, family="tasks"):
         metrics: Names of metrics, or callables ``(y_true, y_pred) -> float`` on NumPy arrays; None for the task's own choice.
             "f1:*" names that of every class or label.
         head: The head; None for the recipe's.
+        depends_on: Other tasks that the head reads beside its features, as they are estimated, while training too: a name, a
+            list of names, or a mapping {name: {what: estimate or state, gradient: false or true}}. See Reading.
+
+    Class attributes:
+        says_yes: Whether a target 1 means yes, so that another task may be given it.
     """
 
     default_metrics: ClassVar[tuple[str, ...]] = ()
@@ -92,6 +101,7 @@ class Task(Component, family="tasks"):
     couples_rows: ClassVar[bool] = False
     has_constant: ClassVar[bool] = True
     tunes_on_training: ClassVar[bool] = False
+    says_yes: ClassVar[bool] = False
 
     name: str = Field(min_length=1)
     column: str | None = None
@@ -101,6 +111,7 @@ class Task(Component, family="tasks"):
     loss: str | Callable[..., Any] | None = None
     metrics: tuple[str | Callable[..., Any], ...] | None = None
     head: Head | None = None
+    depends_on: DependsOn = Field(default_factory=dict)
 
     def __init__(self, name: str = "", **fields: Any) -> None:
         super().__init__(name=name, **fields)
@@ -143,6 +154,33 @@ class Task(Component, family="tasks"):
     def own_columns(self) -> tuple[str, ...]:
         """The columns that say something of this task's labels, and so are no inputs."""
         return (*self.label_columns, *((self.weight_column,) if self.weight_column is not None else ()))
+
+    @property
+    def seen_where(self) -> str | None:
+        """The task where whose label is yes this one is seen; None for all rows. Its loss is then that of both together."""
+        return None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The tasks without which this one is not computed: what its head reads, and what its loss does."""
+        return tuple(dict.fromkeys([*self.depends_on, *([] if self.seen_where is None else [self.seen_where])]))
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """The tasks that it reads and whose parameters its loss trains too."""
+        return tuple(name for name in self.reads if name == self.seen_where or self.depends_on[name].gradient)
+
+    def among(self, tasks: Collection[str]) -> Self:
+        """This task where there are these tasks only: it reads no others."""
+        kept = {name: reading for name, reading in self.depends_on.items() if name in tasks}
+        return self if len(kept) == len(self.depends_on) else self.model_copy(update={"depends_on": kept})
+
+    def joint(self, output: Tensor, given: Tensor) -> Tensor:
+        """The output, ``[B, width]`` or ``[B, members, width]``, that says whether this and what it is given are both so.
+
+        For a task that is ``seen_where`` another.
+        """
+        raise NotImplementedError
 
     def weights_of(self, table: pa.Table) -> Float[Tensor, " N"]:
         """How much each row counts, 0 where nothing is given.

@@ -20,6 +20,7 @@ from polytask.keeping import Best, Chosen, Course, Judged, copied
 from polytask.mixing import Mixing, mixed_batches
 from polytask.model import MultiTaskModel, mean_losses
 from polytask.optimization import rate_at
+from polytask.reading import together
 from polytask.training import Epoch, Trainer
 from polytask.update import Updater, on_device
 
@@ -116,15 +117,17 @@ class _Loop:
     def _courses(self, learning: Sequence[str]) -> list[Course]:
         """Which tasks' training ends together, and which of their weights are chosen together, by which losses.
 
-        Where nothing is shared each task is on its own. Else tasks that decide nothing go with the mean.
+        Where nothing is shared each task is on its own, with those that it reads. Else tasks that decide nothing go with the
+        mean.
         """
         if self.model.independent:
-            judged = [Judged((task,), (task,) if task in learning else ()) for task in self.training.tasks]
+            groups = together(self.training.tasks, self.model.reads)
+            judged = [Judged(tasks, tuple(task for task in tasks if task in learning)) for tasks in groups]
             return [Course(alone.tasks, Best([alone], apart=True)) for alone in judged]
         alone = self.deciding if self.settings.best == "task" else ()
         rest = tuple(task for task in self.training.tasks if task not in alone)
-        groups = [*(Judged((task,), (task,)) for task in alone), *([Judged(rest, self.deciding)] if rest else [])]
-        return [Course(self.training.tasks, Best(groups))]
+        chosen = [*(Judged((task,), (task,)) for task in alone), *([Judged(rest, self.deciding)] if rest else [])]
+        return [Course(self.training.tasks, Best(chosen, reads=self.model.reads))]
 
     def run(
         self, begun: Sequence[Chosen], on_epoch: Callable[[Epoch], None] | None, checkpoints: Checkpoints | None
@@ -253,6 +256,7 @@ class _Loop:
                 gradients=update.norms.taken(),
                 notes=tuple(self.model.trunk.notes()),
                 conflicts=update.conflicts.taken().to_dict(),
+                rows=min(self.batch * self.batch_size, self.training.n_rows),
             )
         )
 

@@ -209,7 +209,7 @@ class Updater:
         """Let a balancer of gradients know what each task reaches, whatever labels the first batches have."""
         if self.balance.balancer.engines:
             self.model.eval()
-            self.balance.survey(self.model(piece.inputs))
+            self.balance.survey(self.model.learned(piece.inputs))
             self.model.train()
 
     def _observe(self, pieces: Sequence[Batch]) -> None:

@@ -23,6 +23,7 @@ from polytask.head import Head
 from polytask.images import ImageFeature
 from polytask.keeping import Chosen
 from polytask.manifest import InputSet, TaskRecord
+from polytask.reading import handed_of, in_order, reads_of, with_read
 from polytask.run_folder import MODEL, finished, read_record, settled
 from polytask.sharing import Sharing, module_key
 from polytask.task import Codec, Task
@@ -172,13 +173,16 @@ class Origin:
             labels: The training labels of each.
             notes: Are told which tasks of the earlier run begin anew, and why.
         """
-        known = {}
-        for task in tasks:
+        known: dict[str, Codec] = {}
+        asked = {task.name: task for task in tasks}
+        for task in (asked[name] for name in in_order(reads_of(tasks)) if name in asked):
             before = self.bundle.tasks.get(task.name)
             if before is None:
                 continue
+            anew = [name for name in task.depends_on if name in asked and name not in known]
             why = self._strange(task, head, before, labels[task.name])
-            if why:
+            if why or anew:
+                why = why or f"it reads {listed(map(repr, anew))}, which {'does' if len(anew) == 1 else 'do'}"
                 notes.append(f"task {task.name!r} begins anew: {why}")
             else:
                 known[task.name] = before.codec
@@ -214,6 +218,12 @@ class Origin:
             )
         carried = () if freeze == "nothing" else tuple(others)
         origin = replace(self, continued=frozenset(continued), carried=carried)
+        for name in carried:
+            moving = set(with_read([name], handed_of(f.task for f in self.bundle.tasks.values()))) - origin.frozen_tasks
+            if moving:
+                what = f"it is to answer as before, and reads {listed(map(repr, sorted(moving)))}, which is trained"
+                mend = f"Name {name!r} among the tasks too, or freeze everything."
+                raise PolytaskError(what, where=f"warm_start, task {name!r} of the earlier run", mend=mend)
         if origin.frozen_tasks.issuperset(tasks):
             mend = "Name a task that it does not have, or freeze less."
             raise PolytaskError(
@@ -291,8 +301,13 @@ class Origin:
         These answer with the trunk that was frozen, or, where the run has several, each with its own.
         """
         (trained, weights), *others = chosen
-        here = tuple(task for task in self._main[0] if task in self.frozen_tasks)
-        return [((*here, *trained), weights), *others, *self._apart(self.frozen_tasks)]
+        frozen = [task for task in self._main[0] if task in self.frozen_tasks]
+        # What a task reads is, in the network trained here, that of the run's network which answers with it.
+        reads = handed_of(fitted.task for fitted in self.bundle.tasks.values())
+        here = tuple(task for task in frozen if set(with_read([task], reads)) <= set(self._main[0]))
+        elsewhere = tuple(task for task in frozen if task not in here)
+        mine = [(elsewhere, self._main[1])] if elsewhere else []
+        return [((*here, *trained), weights), *others, *mine, *self._apart(self.frozen_tasks)]
 
     def begun(self, tasks: Sequence[str]) -> list[Chosen]:
         """What a training of these tasks begins with, beyond what ``begin`` gave: the trunk that tasks apart answer with."""
@@ -328,8 +343,9 @@ def frozen(network: nn.Module, names: Collection[str]) -> Iterator[None]:
 
 
 def _own_settings(task: Task) -> dict[str, Any]:
-    """What a task says beyond what all tasks say."""
-    return {name: value for name, value in task.to_dict().items() if name not in Task.model_fields}
+    """What a task says beyond what all tasks say, and what its head is handed of others."""
+    own = {name: value for name, value in task.to_dict().items() if name not in Task.model_fields}
+    return own | {"depends_on": {name: reading.what for name, reading in task.depends_on.items()}}
 
 
 def _differing(one: Mapping[str, Any], two: Mapping[str, Any]) -> tuple[str, Any, Any] | None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import _trainings
 from benchmarks import balancers as module
 from benchmarks.balancers import fits, main, show
 from benchmarks.balancing import balancers
@@ -30,7 +31,7 @@ def test_every_engine_trains_and_the_table_is_sorted(capsys: pytest.CaptureFixtu
     results = list(zip(asked, fits("houses", asked, CHANGES, 2), strict=True))
     assert [[fit.seed for fit in found] for _, found in results] == [[0, 1]] * 4
     for balancer, found in results:
-        assert all(fit.balancer == balancer.to_dict() for fit in found)
+        assert all(fit.parts == {"balancer": balancer.to_dict()} for fit in found)
         assert all(0 < loss < 2 for fit in found for loss in fit.losses.values())
         assert found[0].losses != found[1].losses
     equal, fixed, exact, features = (found[0].losses for _, found in results)
@@ -55,7 +56,7 @@ def test_what_the_file_has_is_not_run_again(tmp_path: Path, monkeypatch: pytest.
     (both,) = fits("houses", asked, CHANGES, 2, kept)
     assert both[0] == first[0]
     assert len(kept.read_text().splitlines()) == 2
-    monkeypatch.setattr(module, "train_bundle", None)  # would fail
+    monkeypatch.setattr(_trainings, "train_bundle", None)  # would fail
     assert next(fits("houses", asked, CHANGES, 2, kept)) == both
     with pytest.raises(TypeError):
         next(fits("houses", asked, [*CHANGES, "trainer.clip=2.0"], 1, kept))

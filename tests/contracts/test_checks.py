@@ -299,9 +299,13 @@ def test_check_sharing_finds_what_breaks_its_contract(build: Any, words: str) ->
     assert words in complaint(check_sharing, scheme())
 
 
-def test_check_sharing_finds_a_wrong_independence() -> None:
-    methods = {"build": lambda self, plan, tasks: Trunk(plan), "__module__": __name__, "independent": True}
-    assert "independent is True, but tasks share parameters" in complaint(check_sharing, type("Broken", (Sharing,), methods)())
+def test_check_sharing_finds_what_a_scheme_wrongly_says_of_itself() -> None:
+    def told(**said: bool) -> str:
+        methods = {"build": lambda self, plan, tasks: Trunk(plan), "__module__": __name__, **said}
+        return complaint(check_sharing, type("Broken", (Sharing,), methods)())
+
+    assert "shares is False, but some parameter serves two tasks" in told(shares=False)
+    assert "independent is True, but tasks share parameters or a penalty" in told(independent=True)
 
 
 def like(kind: type[Task], root: type[Task] = NumberTask, **changes: Any) -> Task:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import inspect
+import re
+
 import pytest
 
 from polytask.encoder import Encoder
@@ -20,6 +23,17 @@ def test_sharing_keeps_its_contract_on_every_kind_of_features(kind: str, encoder
 @pytest.mark.parametrize("kind", Sharing.kinds())
 def test_sharing_keeps_its_contract_on_images(kind: str, encoder: str) -> None:
     check_sharing(example(Sharing, kind), example(Encoder, encoder))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Sharing.kinds() if Sharing.find(kind).__module__.startswith("polytask.")])
+def test_it_is_described_with_a_drawing_its_cost_and_its_paper(kind: str) -> None:
+    scheme = Sharing.find(kind)
+    words = inspect.getdoc(scheme) or ""
+    drawing = [line for line in words.splitlines() if re.match(r"    .*(->|--|==|\+|  [x.]  )", line)]
+    assert len(drawing) >= 2, "a small text drawing"
+    assert re.search("parameters|weights|numbers per task|copies of a stage", words)
+    assert "time" in words or "pass" in words, "what it costs"
+    assert re.search(r"\d{4}", scheme.paper)
 
 
 @pytest.mark.parametrize("stages", [0, 1, 2])

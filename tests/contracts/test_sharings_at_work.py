@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle, product
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from tests.contracts.examples import example
 
 N_ROWS = 48
 STEPS = [f"t{i}" for i in range(5)]
+LABELS = ["shared rows", "missing", "separate sources"]
 ENCODERS = [{"kind": "table", "width": 8}, "toy_conv", "toy_lstm", "ensemble", "series_ensemble"]
 TASKS = (Regression("price"), Binary("sold"), Regression("place"))
 SETTINGS: dict[str, dict[str, object]] = {
@@ -71,9 +73,16 @@ def kind_of(encoder: object) -> str:
     return Encoder.coerce(encoder).kind
 
 
-@pytest.mark.parametrize("labels", ["shared rows", "missing", "separate sources"])
-@pytest.mark.parametrize("encoder", ENCODERS, ids=kind_of)
-@pytest.mark.parametrize("kind", Sharing.kinds())
+def cases() -> list[tuple[str, object, str]]:
+    """Every scheme on every kind of features with every kind of labels; on ensembles each with one of them."""
+    plain = list(product(Sharing.kinds(), ENCODERS[:3], LABELS))
+    ensembles = product(Sharing.kinds(), ENCODERS[3:])
+    return plain + [(kind, encoder, labels) for (kind, encoder), labels in zip(ensembles, cycle(LABELS), strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoder", "labels"), cases(), ids=lambda value: value if isinstance(value, str) else kind_of(value)
+)
 def test_it_trains_is_saved_loaded_and_predicts(kind: str, encoder: object, labels: str, tmp_path: Path) -> None:
     asked = recipe(kind, encoder, labels)
     bundle, epochs = train_bundle(asked, prepare(asked))
@@ -126,7 +135,7 @@ def gradients_of(model: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, li
 
 
 @pytest.mark.parametrize("encoder", ENCODERS, ids=kind_of)
-@pytest.mark.parametrize("kind", [kind for kind in Sharing.kinds() if not Sharing.find(kind).independent])
+@pytest.mark.parametrize("kind", [kind for kind in Sharing.kinds() if Sharing.find(kind).shares])
 def test_what_its_tasks_share_is_weighted_and_nothing_else(kind: str, encoder: object) -> None:
     model, losses = given(kind, encoder)
     gradients = gradients_of(model, losses)
@@ -144,7 +153,7 @@ def test_what_its_tasks_share_is_weighted_and_nothing_else(kind: str, encoder: o
 
 
 @pytest.mark.parametrize("encoder", ENCODERS, ids=kind_of)
-@pytest.mark.parametrize("kind", [kind for kind in Sharing.kinds() if not Sharing.find(kind).independent])
+@pytest.mark.parametrize("kind", [kind for kind in Sharing.kinds() if Sharing.find(kind).shares])
 def test_gradients_may_be_balanced_where_what_is_shared_ends(kind: str, encoder: object) -> None:
     model, losses = given(kind, encoder)
     gradients = gradients_of(model, losses)

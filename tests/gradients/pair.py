@@ -10,10 +10,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor, distributed, nn
 
 from polytask import Balance, PolytaskError
+from polytask.columns import InputCodec
+from polytask.encoder import TrunkPlan
+from polytask.encoders import External
+from polytask.sharing import Sharing, module_key
 
 TASKS = ("price", "grade", "sold")
 STEPS, ROWS = 8, 12
@@ -21,12 +26,13 @@ STEPS, ROWS = 8, 12
 
 @dataclass(frozen=True)
 class Case:
-    """A training: its balancer, precision, and what is wrong with the second half of the rows."""
+    """A training: its balancer, how tasks share, precision, and what is wrong with the second half of the rows."""
 
     balancer: dict[str, Any]
     dtype: torch.dtype = torch.float64
     spoiled: bool = False
     announced: bool = True
+    sharing: dict[str, Any] | None = None
 
 
 class Net(nn.Module):
@@ -43,6 +49,32 @@ class Net(nn.Module):
         features = self.trunk(rows)
         branch = torch.tanh(self.branch(features))
         return {task: head(features if task == "price" else branch)[:, 0] for task, head in self.heads.items()}
+
+    def penalty(self) -> Tensor | None:
+        return 0.01 * self.branch.weight.square().sum()
+
+
+class SchemeNet(nn.Module):
+    """What a scheme makes of three layers, and a head for each task."""
+
+    def __init__(self, sharing: dict[str, Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        columns = [f"x{i}" for i in range(5)]
+        codec = InputCodec.fit(pa.table({name: [0.0, 1.0, 2.5] for name in columns}), columns, {})
+        layers = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh())
+        plan = TrunkPlan(External(name="layers", module=layers), [codec])
+        self.trunk = Sharing.coerce(sharing).build(plan, TASKS)
+        width = self.trunk.specs[-1].width
+        self.heads = nn.ModuleDict({module_key(task): nn.Linear(width, 1) for task in TASKS})
+
+    def outputs(self, rows: Tensor) -> dict[str, Tensor]:
+        inputs = ({"numbers": rows, "categories": torch.zeros(len(rows), 0, dtype=torch.int64)},)
+        features = self.trunk(inputs, TASKS)
+        return {task: self.heads[module_key(task)](features[task][-1].tensor)[:, 0] for task in TASKS}
+
+    def penalty(self) -> Tensor | None:
+        return self.trunk.penalty()
 
 
 def data(dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
@@ -61,7 +93,7 @@ def data(dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor], dict[str, Tenso
 
 def train(case: Case, part: slice = slice(None)) -> list[Tensor] | str:
     """The parameters after some steps on a part of the rows, or the words of an error."""
-    net = Net().to(case.dtype)
+    net = (Net() if case.sharing is None else SchemeNet(case.sharing)).to(case.dtype)
     balance = Balance(net, case.balancer)
     if case.announced:
         balance.start(TASKS)
@@ -84,7 +116,7 @@ def train(case: Case, part: slice = slice(None)) -> list[Tensor] | str:
             optimizer.zero_grad()
             found, counts = losses(step)
             balance.epoch = step // 3
-            balance.backward(found, 0.01 * net.branch.weight.square().sum(), counts=counts)
+            balance.backward(found, net.penalty(), counts=counts)
             nn.utils.clip_grad_norm_(net.parameters(), 2.0)
             optimizer.step()
             if balance.balancer.observes:

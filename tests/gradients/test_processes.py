@@ -10,11 +10,18 @@ import torch
 from torch import distributed
 
 from polytask.balancer import Balancer, JacobianBalancer
+from polytask.sharing import Sharing
 from tests.balancers.every import balancers, name
 from tests.gradients.pair import Case, Pair, started, train
 
 pytestmark = pytest.mark.skipif(not distributed.is_gloo_available(), reason="this torch has no gloo")
 
+# A penalty on the features of the rows is the mean of what each process finds, not what one would find on all of them.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "branching": {"steps": 0},
+    "shared_private": {"orthogonal": 0.0},
+    "tree": {"branches": {0: [["price", "sold"], ["grade"]]}},
+}
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
@@ -30,17 +37,27 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield both
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("balancer", cases(), ids=name)
-def test_two_processes_equal_one(pair: Pair, balancer: dict[str, Any], dtype: torch.dtype) -> None:
-    case = Case(balancer, dtype)
+def check(pair: Pair, case: Case) -> None:
+    """Whether both have the parameters that one process with all rows has."""
     alone = train(case)
     together = pair.train(case)
     for found in together:
         assert not isinstance(found, str), found
         for mine, whole in zip(found, alone, strict=True):
-            assert (mine - whole).abs().max() <= TOLERANCES[dtype]
+            assert (mine - whole).abs().max() <= TOLERANCES[case.dtype]
     assert all(torch.equal(one, other) for one, other in zip(*together, strict=True))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+@pytest.mark.parametrize("balancer", cases(), ids=name)
+def test_two_processes_equal_one(pair: Pair, balancer: dict[str, Any], dtype: torch.dtype) -> None:
+    check(pair, Case(balancer, dtype))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Sharing.kinds() if Sharing.find(kind).__module__.startswith("polytask.")])
+def test_two_processes_equal_one_in_every_scheme(pair: Pair, kind: str) -> None:
+    sharing = {"kind": kind, **SETTINGS.get(kind, {})}
+    check(pair, Case({"kind": "upgrad" if Sharing.find(kind).shares else "equal"}, sharing=sharing))
 
 
 @pytest.mark.parametrize("kind", ["equal", "upgrad"])

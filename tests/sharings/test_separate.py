@@ -228,12 +228,13 @@ def test_tasks_whose_labels_are_missing_from_a_batch_are_not_computed(monkeypatc
     assert same(fewer, whole, 1e-4)
 
 
-def test_balancers_of_gradients_are_refused_by_name() -> None:
-    with pytest.raises(PolytaskError, match="upgrad balances gradients of shared parameters, and separate shares none") as told:
-        recipe(balancer="upgrad")
+@pytest.mark.parametrize("kind", ["separate", "soft"])
+def test_balancers_of_gradients_are_refused_by_name(kind: str) -> None:
+    with pytest.raises(PolytaskError, match=f"upgrad balances gradients of shared parameters, and {kind} shares none") as told:
+        recipe(balancer="upgrad", sharing=kind)
     assert "dwa" in told.value.mend
     assert "pcgrad" not in told.value.mend
-    asked = recipe()
+    asked = recipe(sharing=kind)
     other = asked.model_copy(update={"balancer": Balancer.coerce("mgda")})
     with pytest.raises(PolytaskError, match="mgda balances gradients of shared parameters"):
         train_bundle(other, prepare(asked))

@@ -175,7 +175,7 @@ def _type_of(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     if family := field.get("x-polytask-family"):
         return f"a kind of {family}"
     if "properties" in field:
-        return f"{field['title']} ({', '.join(field['properties'])})"
+        return f"{field.get('title', '')} ({', '.join(field['properties'])})".strip()
     kind = field.get("type")
     if kind == "array":
         return f"list of {_type_of(field.get('items', {}), definitions)}"

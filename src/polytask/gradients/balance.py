@@ -113,7 +113,8 @@ class Balance:
 
         Args:
             losses: A scalar per task present in this batch; leave out a task that has no labels here.
-            penalty: A regularizer that is added to the sum with weight 1, whatever the balancer does.
+            penalty: A regularizer that is added to the sum with weight 1, whatever the balancer does; with several processes
+                the mean of theirs.
             counts: With several processes how many labels each task has in this one; None where a task has as many in each one
                 that has any.
 

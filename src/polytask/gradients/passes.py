@@ -102,12 +102,12 @@ class Passes:
             given = weights if tuple(share.losses) == tasks else weights[[tasks.index(task) for task in share.losses]]
             terms = [torch.dot(given, torch.stack(list(share.losses.values())))] if share.losses else []
             if self.processes.n > 1:
-                penalties.add(share.penalty)
+                penalties.add(self._mean(share.penalty))
                 whole.add(terms[0] if terms else None)
             elif terms := [*terms, *([] if share.penalty is None else [share.penalty])]:
                 torch.stack(terms).sum().backward()
         whole.write(self.processes)
-        penalties.write()
+        penalties.write(self.processes)
         return Outcome(losses, weights, new)
 
     def _of_gradients(self, reads: Reads, state: State, signals: Signals, shares: Sequence[Part]) -> Outcome:
@@ -117,7 +117,7 @@ class Passes:
 
         def losses_of(share: Part) -> Losses:
             given = share(False)
-            penalties.add(given.penalty)
+            penalties.add(self._mean(given.penalty))
             return given.losses
 
         read = []
@@ -140,8 +140,12 @@ class Passes:
             update, new = self.balancer.step(state, signals)
             engine.write_update(update, self.balancer.own(new, signals, update), again)
             weights = update.new_zeros(0)
-        penalties.write()
+        penalties.write(self.processes)
         return Outcome(losses, weights, new)
+
+    def _mean(self, penalty: Tensor | None) -> Tensor | None:
+        """This process's part of the mean penalty: one that depends on the rows differs between processes."""
+        return penalty if penalty is None or self.processes.n == 1 else penalty / self.processes.n
 
     def _engine(self, reads: Reads, tasks: tuple[str, ...], *, several: bool) -> Exact | Features | Layered:
         if isinstance(self.balancer, GradientBalancer) and self.balancer.gradients == "features":

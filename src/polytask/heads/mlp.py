@@ -34,4 +34,4 @@ class MLP(Head):
             layers += [nn.Linear(n_in, n_hidden), nn.ReLU(), nn.Dropout(self.dropout)]
             n_in = n_hidden
         last = output_layer(n_in, width, start, specs[-1].members)
-        return PooledHead(specs[-1], nn.Sequential(*layers, last))
+        return PooledHead(specs[-1], nn.Sequential(*layers, last), hidden=len(layers), state_width=n_in)

@@ -18,9 +18,9 @@ from polytask.sharings._batched import Batched
 
 # One product for all networks saves what each operation costs beside its arithmetic, and waits less often for threads; stacking
 # the weights costs a copy. Above so many multiplications in a pass of one network it loses: benchmarks/separate.py has 1e7 at
-# width 128, where it wins at two threads, 4e7 at 256 and 1.4e8 at 512, where it loses. With fewer networks there is too little
-# to save, and with one thread too.
-MOST_WORK, FEWEST = 2e7, 4
+# width 128, where it wins at two threads from eight networks on and is even with four, 4e7 at 256 and 1.4e8 at 512, where it
+# loses. With one thread it loses everywhere.
+MOST_WORK, FEWEST = 2e7, 6
 
 
 def pays(n_networks: int, work: float, device: torch.device) -> bool:
@@ -43,9 +43,10 @@ class Separate(Sharing):
                 +- stem -> stage 1 -> stage 2 -> head   grade
 
     It is what sharing is measured against. Clipping, a falling rate, early stopping and what is done about numbers that are not
-    finite are each task's own: a task ends as it would have alone, with the same rows and seed.
+    finite are each task's own: a task ends as it would have alone, with the same rows and seed. Tasks that read one another
+    (without a gradient) end together.
 
-    It has the parameters of as many networks as there are tasks, and takes the time of them all; four or more small networks
+    It has the parameters of as many networks as there are tasks, and takes the time of them all; six or more small networks
     are trained as one batched product where there are several threads. Each task answers with the weights of its own best
     epoch, whatever ``trainer.best`` is. Batches are of the rows of all tasks: where labels of a task are missing, they are not
     those that it has alone. The weights of a balancer of losses are scaled to a mean of 1.
@@ -56,6 +57,7 @@ class Separate(Sharing):
     """
 
     paper: ClassVar[str] = "Caruana 1997, Machine Learning 28, doi:10.1023/A:1007379606734, figure 1 (single task learning)"
+    shares: ClassVar[bool] = False
     independent: ClassVar[bool] = True
 
     def build(self, plan: TrunkPlan, tasks: Sequence[str]) -> SharedTrunk:

@@ -72,6 +72,7 @@ class Soft(Sharing):
         "arXiv:1606.04038, last axis flattening, per stage and not per layer; laplacian: Evgeniou, Micchelli and Pontil 2005, "
         "JMLR 6; relationship: Zhang and Yeung 2010, arXiv:1203.3536, its ridge term left to weight decay"
     )
+    shares: ClassVar[bool] = False
     penalty: Literal["l2", "trace_norm", "laplacian", "relationship"] = "l2"
     strength: float = Field(default=1.0, ge=0)
     start: Literal["same", "own"] = "same"

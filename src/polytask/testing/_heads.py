@@ -71,6 +71,7 @@ def _check_width(head: Head, specs: Sequence[FeatureSpec], width: int, where: st
             "padding changes the output",
             mend="Use the mask, as `pooled` does.",
         )
+        _check_state(module, features, output, where)
         far = float((output - start).abs().max())
         mend = "Set the bias of the last layer, as `starting_at` does."
         demand(
@@ -107,6 +108,15 @@ def _check_members(head: Head, specs: Sequence[FeatureSpec], width: int, where: 
         mend = "Keep the axis of members apart."
         demand(close(output[:, 1:], changed[:, 1:]), where, "a member's output depends on another's features", mend=mend)
         demand(not close(output[:, 0], changed[:, 0]), where, "a member's output does not depend on its features")
+
+
+def _check_state(module: nn.Module, features: tuple[Features, ...], output: Tensor, where: str) -> None:
+    """Where other tasks may read its state it gives that beside the same output."""
+    if hasattr(module, "state_width"):
+        again, state = module(features, with_state=True)
+        demand(torch.equal(again, output), where, "with its state it gives another output")
+        shape = (len(output), module.state_width)
+        demand(state.shape == shape, where, f"its state is not of shape {shape}", found=tuple(state.shape))
 
 
 def _built(head: Head, specs: Sequence[FeatureSpec], width: int, start: Tensor, seed: int) -> nn.Module:

@@ -95,7 +95,7 @@ def check_sharing(sharing: Sharing, encoder: Encoder | None = None, tables: Sequ
     It hands every task that is asked for features of the shape that its specs say, whatever tasks are called, and the same ones
     whichever other tasks are asked for. Initial weights depend on the seed and on names, so that one more task changes none of
     them; no two parts have one name, and no two weights are one in memory. Every parameter has an effect. Its penalty is a
-    scalar, and what it says of itself, ``independent`` and ``joint``, is true.
+    scalar, and what it says of itself, ``shares``, ``independent`` and ``joint``, is true.
 
     Args:
         sharing: The scheme.
@@ -274,16 +274,20 @@ def _check_penalty(trunk: SharedTrunk, where: str) -> Tensor | None:
 def _check_reach(
     sharing: Sharing, trunk: SharedTrunk, vectors: Sequence[Tensor], penalties: Sequence[Tensor], where: str
 ) -> None:
-    """Whether tasks share parameters, or a penalty ties them, is what ``independent`` says; what they share may be frozen."""
+    """Whether tasks share parameters is what ``shares`` says, and that no penalty ties them either ``independent``."""
     tied = any(penalty.requires_grad for penalty in penalties)
     parameters = [p for p in trunk.parameters() if p.requires_grad and p.numel()]
     frozen = any(not p.requires_grad for p in trunk.parameters())
     reached = [torch.autograd.grad(v.sum(), parameters, allow_unused=True, retain_graph=True) for v in vectors]
     shared = any(sum(row[i] is not None for row in reached) > 1 for i in range(len(parameters)))
-    what = "independent is True, but tasks share parameters or a penalty"
-    if not sharing.independent:
-        what = "independent is False, but no task shares a parameter, and no penalty ties them"
-    demand((shared or tied) != sharing.independent or (frozen and not shared) or not parameters, where, what)
+    if not parameters or (frozen and not shared):  # what they share may be what is frozen
+        return
+    what = f"shares is {sharing.shares}, but {'some' if shared else 'no'} parameter serves two tasks"
+    demand(sharing.shares == shared, where, what)
+    what = (
+        f"independent is {sharing.independent}, but {'tasks' if shared or tied else 'no tasks'} share parameters or a penalty"
+    )
+    demand(sharing.independent != (shared or tied), where, what)
 
 
 def _vectors(trunk: SharedTrunk, inputs: Sequence[Inputs], tasks: Sequence[str]) -> Mapping[str, Tensor]:
