@@ -11,11 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
-from polytask import Arrays, Frame, Recipe, Split, fit, load
+from polytask import Arrays, Balance, Frame, Recipe, Split, fit, load, resume
+from polytask.balancer import Balancer
 from polytask.batch import Stored
 from polytask.encoder import Encoder
 from polytask.errors import PolytaskError
+from polytask.model import MultiTaskModel, build_model
 from polytask.preparation import prepare
+from polytask.sharing import Sharing
+from polytask.training import Epoch
 from tests.cli.command import done, mistake
 from tests.contracts.examples import example
 
@@ -92,6 +96,49 @@ def test_batches_are_cut_from_one_array_that_is_not_copied() -> None:
     assert sum(part.n_rows for part in data.training.batches(4096)) == data.training.n_rows
 
 
+def losses_of(sharing: object, encoder: object = "cnn") -> tuple[MultiTaskModel, dict[str, torch.Tensor]]:
+    """A network that reads images and what stands beside them, with the losses of a batch."""
+    asked = recipe(example(Encoder, encoder) if isinstance(encoder, str) else encoder, sharing=sharing)
+    data = prepare(asked)
+    model = build_model(asked.encoder, asked.sharing, asked.head, [data.inputs[0].codec], data.tasks)
+    return model, model.losses(next(data.training.batches(16)))
+
+
+@pytest.mark.parametrize("kind", Sharing.kinds())
+def test_every_scheme_trains_on_images(kind: str) -> None:
+    branches = {"branches": {0: [["bright"], ["level"]]}}
+    scheme = Sharing.find(kind)(**branches) if kind == "tree" else example(Sharing, kind)
+    model, losses = losses_of(scheme)
+    Balance(model, "upgrad" if scheme.shares else "equal").backward(losses)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+
+
+@pytest.mark.parametrize("encoder", ["cnn", "vit", "cnn_lstm"])
+def test_every_balancer_runs_on_images(encoder: str) -> None:
+    for kind in Balancer.kinds():
+        model, losses = losses_of("hard", encoder)
+        balance = Balance(
+            model, example(Balancer, kind).model_copy(update={"weights": {"level": 2.0}} if kind == "fixed" else {})
+        )
+        balance.backward(losses)
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None), kind
+
+
+@pytest.mark.parametrize("encoder", ["cnn", "vit", "cnn_lstm", "resnet"])
+def test_what_tasks_share_has_the_weighted_sum_of_their_gradients(encoder: str) -> None:
+    model, losses = losses_of("hard", encoder)
+    shared = list(model.trunk.parameters())
+    rows = [torch.autograd.grad(loss, shared, retain_graph=True) for loss in losses.values()]
+    balance = Balance(model, "upgrad")
+    balance.backward(losses)
+    weights = list(balance.weights.values())
+    for parameter, *each in zip(shared, *rows, strict=True):
+        expected = sum(weight * gradient for weight, gradient in zip(weights, each, strict=True))
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-5)
+
+
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """data/labels.csv with paths that begin there, and the images in data/img."""
@@ -121,6 +168,28 @@ def test_a_column_of_paths_on_the_command_line(photos: Path) -> None:
     Path("recipe.yaml").write_text(drafted, encoding="utf-8")
     assert done("fit", "recipe.yaml", "--out", "run2").count("level") > 1
     assert load("run2").recipe.encoder == load("run").recipe.encoder
+
+
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(photos: Path) -> None:
+    asked = Recipe(
+        sources=[photos / "labels.csv"],
+        tasks=TASKS,
+        columns={"photo": "image"},
+        images={"size": 8},
+        encoder={"widths": [4, 4]},
+        trainer={**TRAINER, "epochs": 3, "checkpoint": 0.0},
+    )
+
+    def stop(epoch: Epoch) -> None:
+        if epoch.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(asked, "run", on_epoch=stop)
+    gone_on, whole = resume("run"), fit(asked)
+    for key, value in whole.bundle.model.state_dict().items():
+        assert torch.equal(gone_on.bundle.model.state_dict()[key], value), key
+    assert [epoch["training"] for epoch in gone_on.history] == [epoch["training"] for epoch in whole.history]
 
 
 def test_images_that_cannot_be_used_are_refused_by_row_or_left_out(photos: Path) -> None:

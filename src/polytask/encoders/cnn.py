@@ -19,7 +19,7 @@ class CNN(ImageEncoder):
     """Convolutions that halve the sides of a map, as in LeNet-5, and a layer that reads all its places.
 
         image -- stem -- stage 1 -- stage 2 -- ... -- vector
-        32x32    16x16     8x8        4x4             128
+        32x32    16x16     8x8        4x4             256
 
     The stem and every stage but the last are a convolution (5 x 5 in the stem, then 3 x 3), the largest of 2 x 2, group
     normalization and a ReLU. The last flattens the map, of which at most 4 x 4 places are left by taking means, to one vector:
@@ -34,8 +34,8 @@ class CNN(ImageEncoder):
 
     paper: ClassVar[str] = "LeCun 1998, doi:10.1109/5.726791; group normalization: Wu 2018, arXiv:1803.08494"
     widths: tuple[int, ...] = Field(default=(16, 32, 64), min_length=2)
-    vector: int | None = Field(default=128, ge=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
+    vector: int | None = Field(default=256, ge=1)
+    dropout: float = Field(default=0.25, ge=0, lt=1)
 
     def stem(self, codec: InputCodec) -> Part:
         space, width = halved(self.space(codec)), self.widths[0]
