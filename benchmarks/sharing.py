@@ -7,7 +7,7 @@ that the whole network has as many parameters as `hard` at ``--width``, as near 
 with a stage for each task has narrower ones. Rows, steps, optimizer and early stopping are the same for all, nobody was tuned,
 and each task answers with the weights of its own best epoch. A loss is in units of the best constant's. Delta-m is the change
 of the metrics against `separate`, whose networks have as many parameters together, by both conventions. Whether a difference is
-more than chance is what `polytask compare` asks, a scheme at a time.
+more than chance is what `polytask compare` asks.
 
 With --keep every training is written to a file as soon as it is there, and what the file has is not done again.
 """
@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks._trainings import Training, Trainings
 from benchmarks.tables import ROOT, SETS, with_changes
 from polytask.component import Component
 from polytask.encoders import Table
+from polytask.evaluation.costs import flops_per_row
 from polytask.evaluation.delta_m import DeltaM, delta_m
 from polytask.fitted import FittedTask
 from polytask.model import MultiTaskModel, build_model
@@ -93,14 +93,6 @@ def size(model: MultiTaskModel) -> int:
     return sum(math.prod(p.shape) for p in model.parameters())
 
 
-def flops_per_row(model: MultiTaskModel, prepared: Prepared) -> int:
-    """The floating-point operations of the products that answer a row, for all tasks whose sources it could be of."""
-    rows = next(prepared.training.batches(BATCH))
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model.eval()(rows.inputs)
-    return counter.get_total_flops() // rows.n_rows
-
-
 def nearest_width(size_at: Callable[[int], int], target: int) -> int:
     """The width, a multiple of STEP, at which a network has the number of parameters nearest to ``target``."""
     low, high = 1, WIDEST // STEP
@@ -118,7 +110,7 @@ def schemes(recipe: Recipe, prepared: Prepared, kinds: Sequence[str], width: int
         model = network(recipe, prepared, sharing, found)
         encoder = recipe.encoder.model_copy(update={"width": found})
         assert isinstance(encoder, Table)
-        yield Scheme(name, sharing, encoder, size(model), flops_per_row(model, prepared))
+        yield Scheme(name, sharing, encoder, size(model), flops_per_row(model, prepared.training))
 
 
 def show(name: str, found: Sequence[tuple[Scheme, Sequence[Training]]], tasks: Sequence[FittedTask]) -> None:

@@ -18,19 +18,17 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, PoissonRegressor, RidgeCV
-from torch import Tensor
 from torch.nn import functional
 
 from polytask.batch import Dataset
+from polytask.evaluation.boosting import SMALLEST, Predictor, best_boosted, boosted, outputs_of
 from polytask.evaluation.verdict import TaskComparison, compare_losses
 from polytask.fitted import FittedTask
 from polytask.fitting import row_losses, train_bundle
@@ -43,15 +41,11 @@ ROOT = Path(os.environ.get("POLYTASK_DATA") or Path(__file__).parents[1].parent 
 METHODS = ("constant", "linear", "boosting", "boosting+", "alone", "together")
 LINEAR, BOOSTING, BOOSTING_BEST, ALONE, TOGETHER = METHODS[1:]
 PARTS = ("validation", "test")
-SMALLEST = 1e-7  # a class that a model has not met gets this probability
-MOST_CATEGORIES = 255  # that boosted trees take as such
-PENALIZED = {"learning_rate": 0.05, "l2_regularization": 1.0}
 N_RESAMPLES = 1000
 TELLING = 0.05  # a part on which the constant loses less than this share of its training loss has next to nothing to predict
 QUICK_SETS, QUICK_EPOCHS = ("student", "mulan_mtr"), 10
 
 Losses = NDArray[np.float64]  # [seeds, rows], nan where a row has no label
-Predictor = Callable[[Dataset], Tensor]  # the outputs of a task for every row
 
 
 def kc_house() -> Recipe:
@@ -173,7 +167,7 @@ def measure(name: str, recipe: Recipe, prepared: Prepared, seeds: int, skipped: 
             losses[part][task][method] = np.stack([run[part] for run in runs])
 
     for fitted in prepared.tasks:
-        fits = (("constant", constant), (LINEAR, linear), (BOOSTING, boosting), (BOOSTING_BEST, best_boosting))
+        fits = (("constant", constant), (LINEAR, linear), (BOOSTING, boosted), (BOOSTING_BEST, best_boosted))
         for method, fit in fits:
             if method in skipped:
                 continue
@@ -217,39 +211,7 @@ def linear(fitted: FittedTask, data: Prepared) -> Predictor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(*_labeled(columns, data.training, fitted))
-    return lambda part: _outputs(model, columns(part), fitted)
-
-
-def best_boosting(fitted: FittedTask, data: Prepared) -> Predictor:
-    """Boosted trees as they come or with PENALIZED, whichever has the lower validation loss.
-
-    Without a penalty, rare classes get leaves of any size and the log loss rises from the second round on (kc_house grade:
-    0.74 on validation, with it 0.55).
-    """
-    candidates = [boosting(fitted, data), boosting(fitted, data, PENALIZED)]
-    return min(candidates, key=lambda predict: float(_losses(predict, fitted, data.validation).mean()))
-
-
-def boosting(fitted: FittedTask, data: Prepared, changes: Mapping[str, float] | None = None) -> Predictor:
-    """scikit-learn's boosted trees, which stop when the validation loss has not improved for 20 rounds."""
-    n_numbers, sizes = len(data.inputs[0].codec.numbers), data.inputs[0].codec.cardinalities
-
-    def columns(part: Dataset) -> NDArray[np.float64]:
-        return torch.cat([part.inputs[0]["numbers"], part.inputs[0]["categories"]], 1).double().numpy()
-
-    options: dict[str, Any] = {"max_iter": 1000, "n_iter_no_change": 20, "early_stopping": True, "random_state": 0}
-    options |= changes or {}
-    options["categorical_features"] = [n_numbers + i for i, size in enumerate(sizes) if size <= MOST_CATEGORIES]
-    if fitted.codec.classes:
-        model = HistGradientBoostingClassifier(**options)
-    else:
-        loss = "poisson" if fitted.task.kind == "count" else "squared_error"
-        model = HistGradientBoostingRegressor(loss=loss, **options)
-    x, y = _labeled(columns, data.training, fitted)
-    x_validation, y_validation = _labeled(columns, data.validation, fitted)
-    known = np.isin(y_validation, y) | (not fitted.codec.classes)
-    model.fit(x, y, X_val=x_validation[known], y_val=y_validation[known])
-    return lambda part: _outputs(model, columns(part), fitted)
+    return lambda part: outputs_of(model, fitted, columns(part))
 
 
 def _labeled(
@@ -257,17 +219,6 @@ def _labeled(
 ) -> tuple[NDArray[np.float64], NDArray[np.generic]]:
     rows = part.present[fitted.task.name].numpy()
     return columns(part)[rows], part.targets[fitted.task.name].numpy()[rows]
-
-
-def _outputs(model: Any, x: NDArray[np.float64], fitted: FittedTask) -> Tensor:
-    """A fitted scikit-learn model's predictions as outputs of the task: values, logits or log rates."""
-    if not fitted.codec.classes:
-        values = torch.from_numpy(model.predict(x)).reshape(-1, 1)
-        return values.clamp(min=SMALLEST).log() if fitted.task.kind == "count" else values
-    shares = torch.full((len(x), len(fitted.codec.classes)), SMALLEST, dtype=torch.float64)
-    shares[:, torch.as_tensor(model.classes_).long()] = torch.from_numpy(model.predict_proba(x)).double().clamp(min=SMALLEST)
-    logs = shares.log()
-    return logs[:, 1:] - logs[:, :1] if fitted.task.kind == "binary" else logs
 
 
 def _losses(predict: Predictor, fitted: FittedTask, part: Dataset) -> Losses:

@@ -1,4 +1,4 @@
-"""Tasks in two groups that want opposite things of the same inputs."""
+"""Tasks in two groups that want opposite things of the same inputs, and tasks that all want the same."""
 
 from __future__ import annotations
 
@@ -39,6 +39,23 @@ def grouped(n_rows: int = 400, *, bent: bool = False, noise: float = 0.1, spread
             target = (np.maximum(signals - 1, 0) if bent else signals).sum(1)
             columns[task] = target + noise * target.std() * rng.normal(size=n_rows)
     return pl.DataFrame(columns)
+
+
+def related(n_tasks: int = 4, n_rows: int = 40, n_judging: int = 400, seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Tasks with few rows each that all hang on the same sum of forty inputs: t0 = ± tanh(x w) and noise, t1 likewise.
+
+    Returns:
+        Rows to learn from, ``n_rows`` for each task, with the label of that task only; and rows to judge on, with all labels.
+    """
+    rng = np.random.default_rng(seed)
+    n_learning = n_tasks * n_rows
+    inputs = rng.normal(size=(n_learning + n_judging, 40))
+    signal = np.tanh(1.5 * inputs @ rng.normal(size=40) / 40**0.5)
+    targets = np.outer(signal, rng.choice([-1, 1], n_tasks)) + 0.2 * rng.normal(size=(len(inputs), n_tasks))
+    owners = np.arange(n_learning) % n_tasks
+    targets[:n_learning][owners[:, None] != np.arange(n_tasks)] = np.nan
+    columns = {f"x{i}": inputs[:, i] for i in range(40)} | {f"t{i}": targets[:, i] for i in range(n_tasks)}
+    return pl.DataFrame(columns)[:n_learning], pl.DataFrame(columns)[n_learning:]
 
 
 def recipe(table: pl.DataFrame, **fields: object) -> Recipe:

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from polytask import CSV, Binary, Frame, MultiTaskEstimator, PolytaskError, Recipe, Regression, Table, fit, load
-from polytask.evaluation.comparison import compare
+from polytask.evaluation.trials import compare
 from polytask.fitting import row_losses, train_bundle
 from polytask.given import with_joint_labels
 from polytask.gradients.graph import Graph
@@ -183,6 +183,10 @@ def test_a_chain_is_the_product_of_all() -> None:
     tasks = (Binary("paid", given="conversion"), CONVERSION, CLICK)
     asked = recipe(table.with_columns(paid=pl.Series(paid)), *tasks, encoder="ensemble", balancer="upgrad")
     prepared = prepare(asked)
+    assert prepared.notes == ()
+    wrong = table.with_columns(paid=pl.Series(np.where(table["click"].to_numpy() == 0, 1, paid)))
+    with pytest.raises(PolytaskError, match=r"task 'paid', .* yes where the label of 'conversion' is no"):
+        prepare(recipe(wrong, *tasks))
     bundle, _ = train_bundle(asked, prepared)
     joint = with_joint_labels(prepared.training, tasks)
     assert joint.present["paid"].all()
@@ -202,7 +206,7 @@ def test_alone_it_learns_from_the_rows_where_it_is_seen() -> None:
     assert alone.tasks["conversion"].task.seen_where is None
     clicks = int(prepared.test.present["conversion"].sum())
     assert len(row_losses(alone, prepared.test.select(["conversion"]))["conversion"]) == clicks
-    verdicts = {task.task: task for task in compare(asked, prepared, 1).tasks}
+    verdicts = {task.task: task for task in compare(asked, prepared, 1, trees=False).comparison["run"].verdicts}
     assert 0.5 < verdicts["conversion"].alone < 2
     assert 0.5 < verdicts["conversion"].together < 2
 

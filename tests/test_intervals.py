@@ -159,7 +159,14 @@ class TestPaired:
         assert share_holding(0.0, first_seed) <= 0.85
 
     def test_equal_models_differ_by_nothing(self) -> None:
-        assert paired_interval(np.zeros((3, 10))) == PairedInterval(0.0, 0.0, 0.0, dof=9.0, n_seeds=3)
+        assert paired_interval(np.zeros((3, 10))) == PairedInterval(0.0, 0.0, 0.0, dof=9.0, n_seeds=3, error=0.0)
+        assert paired_interval(np.zeros((3, 10))).p_value == 1
+
+    def test_a_p_value_is_below_a_twentieth_where_the_interval_has_not_zero(self) -> None:
+        draw = np.random.default_rng(0)
+        found = [paired_interval(draw.normal(mean, 1, (3, 20))) for mean in np.linspace(0, 1, 40)]
+        assert [not one.low < 0 < one.high for one in found] == [one.p_value < 0.05 for one in found]
+        assert 0 < sum(one.p_value < 0.05 for one in found) < 40
 
     @pytest.mark.parametrize("differences", [np.array([[0.5], [0.4]]), np.array([[0.5, np.inf]]), np.array([[0.5, np.nan]])])
     def test_tells_nothing_of_one_row_or_of_what_is_not_finite(self, differences: NDArray[np.float64]) -> None:

@@ -15,6 +15,7 @@ from polytask import Binary, Frame, Hard, Ordinal, PolytaskError, Recipe, Regres
 from polytask.bundle import Bundle
 from polytask.fitting import train_bundle
 from polytask.keeping import Best, Judged
+from polytask.manifest import Snapshot
 from polytask.model import Snapshots, mean_losses
 from polytask.preparation import prepare
 from polytask.sharing import module_key
@@ -47,8 +48,8 @@ def test_each_task_answers_with_the_weights_of_its_own_best_epoch() -> None:
     assert len(set(epochs.values())) > 1
     assert isinstance(bundle.model, Snapshots)
     assert len(bundle.model.networks) == len(set(epochs.values())) == len(bundle.manifest.snapshots)
-    for network, tasks in zip(bundle.model.networks, bundle.manifest.snapshots, strict=True):
-        for task, loss in mean_losses(network, prepared.validation.select(tasks)).items():  # type: ignore[arg-type]
+    for network, own in zip(bundle.model.networks, bundle.manifest.snapshots, strict=True):
+        for task, loss in mean_losses(network, prepared.validation.select(own.tasks)).items():  # type: ignore[arg-type]
             assert loss == pytest.approx(lowest(history, task).validation[task], rel=1e-5)
 
 
@@ -83,7 +84,10 @@ def test_on_disk_it_is_the_same_run(tmp_path: Path) -> None:
     assert "best epochs: price " in (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
     manifest = tmp_path / "run" / "model" / "manifest.json"
     fields = json.loads(manifest.read_text(encoding="utf-8"))
-    fields["snapshots"][0] = ["price", "price"]
+    lists = [snapshot["tasks"] for snapshot in fields["snapshots"]]
+    manifest.write_text(json.dumps(fields | {"format": 1, "snapshots": lists}), encoding="utf-8")
+    assert load(tmp_path / "run").predict(rows).equals(again.predict(rows)), "the first format had lists of tasks"
+    fields["snapshots"][0]["tasks"] = ["price", "price"]
     manifest.write_text(json.dumps(fields), encoding="utf-8")
     with pytest.raises(PolytaskError, match="each task once"):
         load(tmp_path / "run")
@@ -143,7 +147,7 @@ def test_a_manifest_says_which_tasks_go_together() -> None:
         asked.model_copy(update={"trainer": asked.trainer.model_copy(update={"epochs": 1})}), prepare(asked)
     )
     assert bundle.manifest.snapshots == ()
-    two = bundle.manifest.model_copy(update={"snapshots": (("price",), ("condition", "waterfront"))})
+    two = bundle.manifest.of([Snapshot(tasks=("price",)), Snapshot(tasks=("condition", "waterfront"))])
     assert [set(network.tasks) for network in Bundle.build(two).model.networks] == [{"price"}, {"condition", "waterfront"}]  # type: ignore[union-attr]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from polytask import Frame, PolytaskError, Recipe, Stopped, Table, fit, load, resume
 from polytask.batch import Batch
-from polytask.evaluation.comparison import compare
+from polytask.evaluation.trials import compare
 from polytask.fitting import train_bundle
 from polytask.gradients.balance import Balance
 from polytask.gradients.graph import Graph
@@ -222,8 +222,8 @@ def test_weights_of_several_epochs_go_with_what_they_read(tmp_path: Path) -> Non
     prepared = prepare(asked)
     bundle, history = train_bundle(asked, prepared)
     assert isinstance(bundle.model, Snapshots)
-    for network, tasks in zip(bundle.model.networks, bundle.manifest.snapshots, strict=True):
-        for task, loss in mean_losses(network, prepared.validation.select(tasks)).items():  # type: ignore[arg-type]
+    for network, own in zip(bundle.model.networks, bundle.manifest.snapshots, strict=True):
+        for task, loss in mean_losses(network, prepared.validation.select(own.tasks)).items():  # type: ignore[arg-type]
             assert loss == pytest.approx(min(epoch.validation[task] for epoch in history), rel=1e-5)
     run = fit(asked, tmp_path / "run")
     table, again = rows(), load(tmp_path / "run")
@@ -278,7 +278,7 @@ def test_alone_is_without_reading() -> None:
     plain = recipe(PRICE, table=rows().drop("grade"), split={"stratify": False})
     shapes = {key: value.shape for key, value in alone.model.state_dict().items()}
     assert shapes == {k: v.shape for k, v in train_bundle(plain, prepare(plain))[0].model.state_dict().items()}
-    assert {task.task for task in compare(asked, prepared, 1).tasks} == {"grade", "price"}
+    assert set(compare(asked, prepared, 1, trees=False).comparison.tasks) == {"grade", "price"}
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ _HOMES = {
     "polytask.warm_start": ("WarmStart",),
     "polytask.estimator": ("MultiTaskEstimator",),
     "polytask.evaluation.folds": ("cross_validate",),
+    "polytask.tuning.tune": ("tune",),
+    "polytask.export.serving": ("ExportedModel",),
     "polytask.gradients.balance": ("Balance",),
     "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays"),
     "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count", "Multilabel", "Quantile"),
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from polytask.evaluation.folds import cross_validate as cross_validate
     from polytask.experiment import fit as fit
     from polytask.experiment import resume as resume
+    from polytask.export.serving import ExportedModel as ExportedModel
     from polytask.gradients.balance import Balance as Balance
     from polytask.heads.linear import Linear as Linear
     from polytask.heads.mlp import MLP as MLP
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
     from polytask.tasks.quantile import Quantile as Quantile
     from polytask.tasks.regression import Regression as Regression
     from polytask.training import Trainer as Trainer
+    from polytask.tuning.tune import tune as tune
     from polytask.warm_start import WarmStart as WarmStart
 
 

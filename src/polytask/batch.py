@@ -239,6 +239,11 @@ def n_rows(inputs: Mapping[str, Tensor | Stored]) -> int:
     return len(next(iter(inputs.values()))) if inputs else 0
 
 
+def has_rows(inputs: Inputs) -> bool:
+    """Whether one input set has any: by shape, for len() is a constant to a network that is traced for any number of rows."""
+    return bool(inputs) and bool(next(iter(inputs.values())).shape[0] != 0)
+
+
 def concatenate(parts: Sequence[Features]) -> Features:
     """Rows of several Features of one spec, one after the other; shorter sequences are padded and masked."""
     if len(parts) == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,14 +22,17 @@ from polytask.columns import InputCodec
 from polytask.errors import CellsError, PolytaskError, are, did_you_mean, listed, one_line
 from polytask.fitted import FittedTask
 from polytask.given import with_joint_views
+from polytask.input_sets import input_set_of
 from polytask.keeping import Chosen
-from polytask.manifest import MANIFEST, MEND, Manifest, TaskRecord
+from polytask.manifest import MANIFEST, MEND, Manifest, Snapshot, TaskRecord
 from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
 from polytask.pictures import Pictures
 from polytask.reading import check_reads, given_of, reads_of, with_read
 
 WEIGHTS = "weights.safetensors"
 N_TRIED = 16
+
+Trained = tuple[Snapshot, Mapping[str, Tensor]]  # a network and its weights
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,13 @@ class Bundle:
         Raises:
             PolytaskError: Its snapshots do not have each task once, or a task reads one that is not there.
         """
-        names = [record.task.name for record in manifest.tasks]
+        names, networks = [record.task.name for record in manifest.tasks], manifest.networks
         check_reads([record.task for record in manifest.tasks], manifest.sharing)
-        if not manifest.snapshots:
-            return cls(manifest, _network(manifest, names))
-        if sorted(name for group in manifest.snapshots for name in group) != sorted(names):
-            raise PolytaskError("the snapshots of a model have each task once", found=str(manifest.snapshots))
-        return cls(manifest, Snapshots([_network(manifest, group) for group in manifest.snapshots], names))
+        if sorted(name for one in networks for name in one.tasks) != sorted(names):
+            found = "; ".join(listed(one.tasks) for one in networks)
+            raise PolytaskError("the snapshots of a model have each task once", found=found)
+        built = [_network(manifest, one) for one in networks]
+        return cls(manifest, Snapshots(built, names) if manifest.snapshots else built[0])
 
     def with_weights(self, chosen: Sequence[Chosen]) -> Self:
         """This network with the weights chosen for its tasks; where these are of several epochs it becomes as many networks."""
@@ -65,14 +68,40 @@ class Bundle:
             for _, weights in chosen:
                 self.take_weights(weights)
             return self
-        records = tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in self.tasks.values())
-        groups = tuple(tasks for tasks, _ in chosen)
-        bundle = type(self).build(self.manifest.model_copy(update={"tasks": records, "snapshots": groups}))
-        assert isinstance(bundle.model, Snapshots)  # of two groups
-        for network, (_, weights) in zip(bundle.model.networks, chosen, strict=True):
+        return self._of(self.manifest, [(Snapshot(tasks=tasks), weights) for tasks, weights in chosen], self.tasks)
+
+    @classmethod
+    def _of(cls, manifest: Manifest, networks: Sequence[Trained], tasks: Mapping[str, FittedTask]) -> Self:
+        """These networks, with these tasks in their order."""
+        records = tuple(TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in tasks.values())
+        bundle = cls.build(manifest.model_copy(update={"tasks": records}).of([network for network, _ in networks]))
+        built = list(bundle.model.networks) if isinstance(bundle.model, Snapshots) else [bundle.model]
+        for network, (_, weights) in zip(built, networks, strict=True):
             network.load_state_dict({key: weights[key] for key in network.state_dict()})
         bundle.model.eval()
         return bundle
+
+    def picked(self, chosen: Sequence[tuple[Bundle, Sequence[str]]]) -> Self:
+        """One bundle in which each task answers as in one of several that were trained on the same data, bit for bit.
+
+        Args:
+            chosen: Bundles of these tasks and inputs, of any encoder and sharing, each with those of its tasks to take.
+
+        Raises:
+            PolytaskError: A task's answers would not be the same.
+        """
+        networks = [trained for bundle, tasks in chosen for trained in bundle._trained(tasks)]
+        found = {task: bundle.tasks[task] for bundle, tasks in chosen for task in tasks}
+        joined = self._of(self.manifest, networks, {task: found[task] for task in self.tasks})
+        for bundle, tasks in chosen:
+            joined.check_answers(bundle, tasks)
+        return joined
+
+    def _trained(self, tasks: Sequence[str]) -> list[Trained]:
+        """The networks that answer some of these tasks, for these alone, with their weights."""
+        pairs = zip(self.manifest.networks, self.chosen_weights(), strict=True)
+        kept = [(one, tuple(task for task in one.tasks if task in tasks), weights) for one, (_, weights) in pairs]
+        return [(one.model_copy(update={"tasks": names}), weights) for one, names, weights in kept if names]
 
     def chosen_weights(self) -> list[Chosen]:
         """What ``with_weights`` takes: the tasks of each network, with its weights."""
@@ -103,46 +132,16 @@ class Bundle:
         Raises:
             PolytaskError: Input columns are missing or of another type, or a name is unknown.
         """
-        index = self.input_set(table, source)
+        index = input_set_of(self.manifest.inputs, table, source)
         wanted = self._wanted(tasks, index)
         pictures = self.manifest.inputs[index].codec.pictures(table)
         data = self._dataset(table, index, pictures)
-        every = [fitted.task for fitted in self.tasks.values()]
-        asked = with_read(wanted, given_of(every)) if probabilities else wanted
-        views = {task: self.tasks[task].views(output) for task, output in outputs_on(self.model, data, asked).items()}
-        views = with_joint_views(views, every) if probabilities else views
+        views = views_of(self.tasks, wanted, lambda asked: outputs_on(self.model, data, asked))
         columns: dict[str, pa.Array] = {}
         for task in wanted:
             fitted = self.tasks[task]
             columns |= fitted.task.answer(views[task], fitted.codec, probabilities)
         return _without(pa.table(columns), _unusable(pictures))
-
-    def input_set(self, table: pa.Table, source: str | None = None, where: str = "the new rows") -> int:
-        """Which set of input columns a table has; where it has those of several, the largest.
-
-        Args:
-            table: The rows, which messages call ``where``.
-            source: The name of the training source that they are like, where it is known.
-            where: See ``table``.
-
-        Raises:
-            PolytaskError: It lacks columns of all of them, or there is no source of that name.
-        """
-        sets = self.manifest.inputs
-        if source is not None:
-            names = [name for part in sets for name in part.sources]
-            if source not in names:
-                raise PolytaskError(f"no source {source!r} in this run", mend=did_you_mean(source, names))
-            return next(i for i, part in enumerate(sets) if source in part.sources)
-        there = set(table.column_names)
-        lacking = [[c for c in part.codec.names if c not in there] for part in sets]
-        best = min(range(len(sets)), key=lambda i: (len(lacking[i]), -len(sets[i].codec.names)))
-        if lacking[best]:
-            mend = did_you_mean(lacking[best][0], sorted(there))
-            columns = "1 input column is" if len(lacking[best]) == 1 else f"{len(lacking[best])} input columns are"
-            what = f"{columns} missing: {listed(map(repr, lacking[best]))}"
-            raise PolytaskError(what, where=where, mend=mend)
-        return best
 
     def dataset(self, table: pa.Table, index: int, labels: Mapping[str, pa.Array] | None = None) -> Dataset:
         """A table's rows as tensors for input set ``index``, with targets where ``labels`` are given.
@@ -176,7 +175,7 @@ class Bundle:
             PolytaskError: A task is unknown or reads one that is not kept, none is named, or the sharing scheme does not part
                 the tasks.
         """
-        self._check_tasks(tasks)
+        self.check_tasks(tasks)
         for task in tasks:
             if lost := [name for name in self.tasks[task].task.reads if name not in tasks]:
                 what, mend = (
@@ -184,11 +183,9 @@ class Bundle:
                     f"Keep {listed(map(repr, lost))} too.",
                 )
                 raise PolytaskError(what, where=f"keep, task {task!r}", mend=mend)
-        sets = [part.keep(tasks) for part in self.manifest.inputs]
-        records = [TaskRecord(task=fitted.task, codec=fitted.codec) for name, fitted in self.tasks.items() if name in tasks]
-        fields = {"inputs": tuple(part for part in sets if part.sources), "tasks": tuple(records), "snapshots": ()}
-        chosen = [(tuple(task for task in names if task in tasks), weights) for names, weights in self.chosen_weights()]
-        kept = type(self).build(self.manifest.model_copy(update=fields)).with_weights([pair for pair in chosen if pair[0]])
+        sets = tuple(part for part in (part.keep(tasks) for part in self.manifest.inputs) if part.sources)
+        manifest = self.manifest.model_copy(update={"inputs": sets})
+        kept = self._of(manifest, self._trained(tasks), {name: fitted for name, fitted in self.tasks.items() if name in tasks})
         kept.check_answers(self, list(kept.tasks))
         return kept
 
@@ -217,7 +214,8 @@ class Bundle:
             if changed := [task for task in tasks if not torch.equal(one[task], two[task])]:
                 what = f"the answers of {listed(map(repr, changed))} depend on which other tasks there are"
                 mend = "It does not part its tasks: keep them all, and freeze nothing."
-                raise PolytaskError(what, where=f"sharing {self.manifest.sharing.kind}", mend=mend)
+                kinds = dict.fromkeys(one.sharing.kind for one in self.manifest.networks if one.sharing is not None)
+                raise PolytaskError(what, where=f"sharing {listed(kinds)}", mend=mend)
 
     def _tried(self, codec: InputCodec, tasks: Sequence[str]) -> dict[str, Tensor]:
         """What the network says of made-up rows with these columns."""
@@ -228,10 +226,11 @@ class Bundle:
     def _wanted(self, tasks: Sequence[str] | None, index: int) -> list[str]:
         if tasks is None:
             return [task for task in self.tasks if task in self.manifest.inputs[index].tasks]
-        self._check_tasks(tasks)
+        self.check_tasks(tasks)
         return list(tasks)
 
-    def _check_tasks(self, tasks: Sequence[str]) -> None:
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        """Raise a PolytaskError where no task is named, or an unknown one."""
         if not tasks:
             raise PolytaskError("no task is named", where="tasks", mend=f"There is: {listed(self.tasks)}.")
         for task in tasks:
@@ -288,13 +287,29 @@ def _without(table: pa.Table, unusable: Mapping[int, str]) -> pa.Table:
     return table.take(pa.array([None if row in unusable else row for row in range(len(table))], pa.int64()))
 
 
-def _network(manifest: Manifest, names: Sequence[str]) -> MultiTaskModel:
+def views_of(
+    tasks: Mapping[str, FittedTask], wanted: Sequence[str], ask: Callable[[Sequence[str]], Mapping[str, Tensor]]
+) -> dict[str, dict[str, Tensor]]:
+    """All that tasks say of rows, in the units of their columns, with what is said of one and those it is given together.
+
+    Args:
+        tasks: All tasks of a network.
+        wanted: Those that are answered; others are among the views where one of these is given them.
+        ask: The outputs of the network for the tasks of these names.
+    """
+    every = [fitted.task for fitted in tasks.values()]
+    outputs = ask(with_read(wanted, given_of(every)))
+    return with_joint_views({task: tasks[task].views(output) for task, output in outputs.items()}, every)
+
+
+def _network(manifest: Manifest, network: Snapshot) -> MultiTaskModel:
     """The network that answers these tasks, with what they read."""
-    inside = with_read(names, reads_of(record.task for record in manifest.tasks))
+    encoder, sharing = network.encoder or manifest.encoder, network.sharing or manifest.sharing
+    inside = with_read(network.tasks, reads_of(record.task for record in manifest.tasks))
     tasks = [FittedTask(record.task, record.codec) for record in manifest.tasks if record.task.name in inside]
-    among = [record.task.name for record in manifest.tasks if record.task.name in inside or manifest.sharing.joint]
+    among = [record.task.name for record in manifest.tasks if record.task.name in inside or sharing.joint]
     codecs = [part.codec for part in manifest.inputs]
-    return build_model(manifest.encoder, manifest.sharing, manifest.head, codecs, tasks, manifest.seed, among, names)
+    return build_model(encoder, sharing, manifest.head, codecs, tasks, manifest.seed, among, network.tasks)
 
 
 class _AllocationLimit(TorchDispatchMode):

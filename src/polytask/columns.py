@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from polytask.cells import CategoryFeature, Cells, ColumnKind, NumberFeature, decoded, is_text, refuse_stray_text
 from polytask.component import Settings
 from polytask.errors import PolytaskError, counted, did_you_mean, listed
 from polytask.images import ENDINGS, ImageFeature, Images
 from polytask.pictures import Pictures, form_of, holds_images, read_pictures
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NEARLY_ALL = 0.9
 MANY = 100  # ten rows can all differ by chance; a hundred cannot
@@ -137,7 +139,13 @@ class InputCodec(Settings):
         return {feature.column: read_pictures(table[feature.column], feature) for feature in self.image_features}
 
     def encode(self, table: pa.Table, pictures: Mapping[str, Pictures] | None = None) -> dict[str, Tensor]:
-        """The rows as tensors.
+        """As ``arrays``, as tensors."""
+        import torch  # here, because a model that was exported reads rows where there is no torch
+
+        return {name: torch.from_numpy(array) for name, array in self.arrays(table, pictures).items()}
+
+    def arrays(self, table: pa.Table, pictures: Mapping[str, Pictures] | None = None) -> dict[str, NDArray[Any]]:
+        """What a network reads of the rows.
 
         Args:
             table: The rows.
@@ -163,13 +171,15 @@ class InputCodec(Settings):
             assert isinstance(found, Cells)  # no images have categories
             categories[:, index] = found.codes(category)
         filled = {feature.key: read[feature.column].filled(feature) for feature in self.image_features}
-        return {"numbers": torch.from_numpy(numbers), "categories": torch.from_numpy(categories), **filled}
+        return {"numbers": numbers, "categories": categories, **filled}
 
     def made_up(self, n_rows: int) -> dict[str, Tensor]:
         """Rows such as ``encode`` gives, of no table: for trying out a network."""
+        import torch
+
         numbers = torch.linspace(-2, 2, n_rows).unsqueeze(1).repeat(1, len(self.numbers))
         categories = torch.arange(n_rows).unsqueeze(1) % torch.tensor(self.cardinalities, dtype=torch.int64)
-        images = {feature.key: _made_up_images(n_rows, feature) for feature in self.image_features}
+        images = {feature.key: torch.from_numpy(_made_up_images(n_rows, feature)) for feature in self.image_features}
         return {"numbers": numbers, "categories": categories, **images}
 
     @property
@@ -329,9 +339,9 @@ def _read_here(name: str, column: pa.ChunkedArray) -> tuple[ImageFeature, Pictur
     return form, read_pictures(column, form)
 
 
-def _made_up_images(n_rows: int, feature: ImageFeature) -> Tensor:
-    places = torch.arange(n_rows * math.prod(feature.shape)).view(n_rows, *feature.shape)
-    return (places * 37 % 251).to(torch.uint8)
+def _made_up_images(n_rows: int, feature: ImageFeature) -> NDArray[np.uint8]:
+    places = np.arange(n_rows * math.prod(feature.shape)).reshape(n_rows, *feature.shape)
+    return (places * 37 % 251).astype(np.uint8)
 
 
 def _require(table: pa.Table, names: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import pyarrow as pa
 from torch import nn
 
-from polytask.batch import Features, FeatureSpec, Inputs, concatenate, n_rows
+from polytask.batch import Features, FeatureSpec, Inputs, concatenate, has_rows
 from polytask.cells import ColumnKind
 from polytask.columns import InputCodec
 from polytask.component import Component
@@ -101,7 +101,7 @@ class Stems(nn.Module):
         stems = list(self.stems.values())
         if len(stems) == 1:
             return stems[0](inputs[0])  # type: ignore[no-any-return]
-        used = [(stem, part) for stem, part in zip(stems, inputs, strict=True) if n_rows(part)]
+        used = [(stem, part) for stem, part in zip(stems, inputs, strict=True) if has_rows(part)]
         return concatenate([stem(part) for stem, part in used])
 
 

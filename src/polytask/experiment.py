@@ -23,7 +23,7 @@ from polytask.preparation import prepare
 from polytask.recipe import Recipe
 from polytask.run import Run, load
 from polytask.run_folder import CHECKPOINTS, RECIPE, RECORD, aside, begin, cannot_write, check_free, settled
-from polytask.training import Epoch, gradient_notes, left_out
+from polytask.training import Epoch, gradient_notes, left_out, peak_memory
 
 
 def fit(
@@ -39,7 +39,7 @@ def fit(
         recipe: What to learn from what, and how.
         out: A folder to save the run in.
         overwrite: Replace an earlier run there, once this one is trained.
-        on_epoch: Called after every epoch, with its losses.
+        on_epoch: Called after every epoch, with its losses; what it raises ends the training.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM, where ``out`` is given; the training is saved, and ``resume(out)`` goes on with it.
@@ -47,7 +47,7 @@ def fit(
             be.
     """
     place = None if out is None else check_free(out, overwrite)
-    return _run(_anchored(recipe), place, on_epoch, anew=True)
+    return _run(anchored(recipe), place, on_epoch, anew=True)
 
 
 def resume(folder: str | Path, recipe: Recipe | None = None, *, on_epoch: Callable[[Epoch], None] | None = None) -> Run:
@@ -70,7 +70,7 @@ def resume(folder: str | Path, recipe: Recipe | None = None, *, on_epoch: Callab
             return load(place)
         raise PolytaskError("no training to go on with", where=str(folder), mend="`polytask fit ... --out` begins one.")
     stored = Recipe.from_yaml(asked)
-    given = stored if recipe is None else _anchored(recipe)
+    given = stored if recipe is None else anchored(recipe)
     one, two = given.to_dict(), stored.to_dict()
     if other := [key for key in one if one[key] != two[key]]:
         what = f"the training was begun with another {listed(other)}"
@@ -102,6 +102,7 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
         "rows": {part: getattr(prepared, part).n_rows for part in ("training", "validation", "test")},
         "scored_on": judged,
         "parameters": n_parameters(bundle.model),
+        "peak_memory": peak_memory(),
         "seconds": round(before + time.perf_counter() - began, 3),
         "best_epochs": {task: epoch.epoch for epoch in history for task in epoch.best},
         "data": fingerprints,
@@ -154,6 +155,7 @@ def _write_or_rescue(run: Run, place: Path) -> None:
         raise PolytaskError(error.what, where=error.where, found=error.found, mend=mend) from error
 
 
-def _anchored(recipe: Recipe) -> Recipe:
+def anchored(recipe: Recipe) -> Recipe:
+    """The same recipe with absolute paths: it means the same wherever its file lies."""
     sources, begun = tuple(source.anchored() for source in recipe.sources), recipe.warm_start
     return recipe.model_copy(update={"sources": sources, "warm_start": begun and begun.anchored()})

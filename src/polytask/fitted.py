@@ -76,7 +76,7 @@ class FittedTask:
     def channels(self, output: Tensor) -> Float[Tensor, "B *members n"]:
         """What another task is handed of an estimate, of each member its own."""
         if self.members == 1:
-            return self.task.estimate(output).reshape(len(output), -1)
+            return self.task.estimate(output).reshape(output.shape[0], -1)
         return self.task.estimate(output.flatten(0, 1)).reshape(*output.shape[:2], -1)
 
     def losses(self, output: Tensor, target: Tensor) -> Float[Tensor, " B"]:
@@ -114,7 +114,8 @@ class FittedTask:
         if self.members == 1:
             return self.task.estimate(output)
         estimate = self.task.estimate(output.flatten(0, 1))
-        return estimate.view(len(output), self.members, *estimate.shape[1:]).mean(1)
+        members: Tensor = estimate.unflatten(0, (-1, self.members))
+        return members.mean(1)
 
     def _losses(self, output: Tensor, target: Tensor) -> Tensor:
         if not callable(self.task.loss):

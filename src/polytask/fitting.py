@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -55,28 +56,15 @@ def train_bundle(
     """
     recipe.sharing.check_balancer(recipe.balancer)  # a copy of a recipe with another part is not checked as a recipe is
     wanted, origin = _among(prepared.tasks, tasks), prepared.origin
-    records = [TaskRecord(task=fitted.task, codec=fitted.codec) for fitted in wanted]
     if origin is not None:
-        records = [*origin.records(), *records]
         wanted = [fitted for fitted in wanted if fitted.task.name not in origin.frozen_tasks]
     names = [fitted.task.name for fitted in wanted]
-    recipe.sharing.check(
-        [record.task.name for record in records if record.task.name not in names] + [f.task.name for f in prepared.tasks]
-    )
     for fitted in wanted:
         _held_out(fitted.task, prepared)  # said before training
     seed = recipe.seed if seed is None else seed
-    manifest = Manifest(
-        polytask=polytask.__version__,
-        encoder=recipe.encoder,
-        sharing=recipe.sharing,
-        head=recipe.head,
-        seed=seed,
-        inputs=tuple(part.keep([record.task.name for record in records]) for part in prepared.inputs),
-        tasks=tuple(records),
-    )
-    every = [record.task for record in records]
-    bundle, training = Bundle.build(manifest), _labeled(with_joint_labels(prepared.training, every), names)
+    bundle = untrained(recipe, prepared, tasks, seed)
+    every = [record.task for record in bundle.manifest.tasks]
+    training = labeled_rows(with_joint_labels(prepared.training, every), names)
     assert isinstance(bundle.model, MultiTaskModel)  # no manifest of a recipe has snapshots
     if recipe.trainer.scale_stages:
         scale_stages(bundle.model, training, seed)  # before weights of an earlier run take their place
@@ -84,7 +72,7 @@ def train_bundle(
         trained = train(
             bundle.model,
             training,
-            _labeled(with_joint_labels(prepared.validation, every), names),
+            labeled_rows(with_joint_labels(prepared.validation, every), names),
             recipe.trainer,
             recipe.balancer,
             seed=seed,
@@ -100,6 +88,29 @@ def train_bundle(
     return bundle, trained.history
 
 
+def untrained(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = None, seed: int | None = None) -> Bundle:
+    """The network of a recipe for some of its tasks, None for all, with its initial weights.
+
+    Raises:
+        PolytaskError: The sharing scheme names a task that there is not, or a part cannot be built.
+    """
+    carried = () if prepared.origin is None else prepared.origin.records()
+    own = [TaskRecord(task=f.task, codec=f.codec) for f in _among(prepared.tasks, tasks)]
+    names = [record.task.name for record in (*carried, *own)]
+    recipe.sharing.check([*(record.task.name for record in carried), *(fitted.task.name for fitted in prepared.tasks)])
+    return Bundle.build(
+        Manifest(
+            polytask=polytask.__version__,
+            encoder=recipe.encoder,
+            sharing=recipe.sharing,
+            head=recipe.head,
+            seed=recipe.seed if seed is None else seed,
+            inputs=tuple(part.keep(names) for part in prepared.inputs),
+            tasks=(*carried, *own),
+        )
+    )
+
+
 def _among(fitted: Sequence[FittedTask], tasks: Sequence[str] | None) -> list[FittedTask]:
     """Those of these tasks, which then read no others."""
     if tasks is None:
@@ -110,12 +121,20 @@ def _among(fitted: Sequence[FittedTask], tasks: Sequence[str] | None) -> list[Fi
 def _tune(bundle: Bundle, prepared: Prepared, tasks: Sequence[str]) -> None:
     """Let these tasks learn what they learn from a trained network's answers."""
     for name in tasks:
-        fitted = bundle.tasks[name]
-        data = _held_out(fitted.task, prepared)
-        rows = data.present[name]
-        if fitted.task.tunes and bool(rows.any()):
-            output = outputs_on(bundle.model, data, [name])[name]
-            bundle.tasks[name] = fitted.tuned(output[rows], data.targets[name][rows], _weights(data, name))
+        bundle.tasks[name] = tuned_on(bundle.tasks[name], partial(_outputs_of, bundle, name), prepared)
+
+
+def _outputs_of(bundle: Bundle, task: str, data: Dataset) -> Tensor:
+    return outputs_on(bundle.model, data, [task])[task]
+
+
+def tuned_on(fitted: FittedTask, outputs: Callable[[Dataset], Tensor], prepared: Prepared) -> FittedTask:
+    """A task with what it learns from the outputs of anything that was trained, as a network's tasks do."""
+    data, name = _held_out(fitted.task, prepared), fitted.task.name
+    rows = data.present[name]
+    if not (fitted.task.tunes and bool(rows.any())):
+        return fitted
+    return fitted.tuned(outputs(data)[rows], data.targets[name][rows], row_weights(data, name))
 
 
 def _held_out(task: Task, prepared: Prepared) -> Dataset:
@@ -139,8 +158,9 @@ def score(bundle: Bundle, data: Dataset, seed: int = 0, n_resamples: int = N_RES
         PolytaskError: No row has a label, or a metric fails.
     """
     scores = {}
-    for fitted, views, truth in _judged(bundle, data):
-        task = fitted.task
+    for name, output in _outputs_of_labeled(bundle, data):
+        fitted, task = bundle.tasks[name], bundle.tasks[name].task
+        views, truth = _judged(fitted, output, data)
         constant = fitted.constant_views(len(truth)) if task.has_constant else {}
         scorers = task.chosen_scorers(fitted.codec)
         scores[task.name] = score_task(
@@ -150,7 +170,7 @@ def score(bundle: Bundle, data: Dataset, seed: int = 0, n_resamples: int = N_RES
             views,
             constant,
             truth,
-            weights=_weights(data, task.name),
+            weights=row_weights(data, task.name),
             n_resamples=n_resamples,
             seed=seed,
         )
@@ -161,43 +181,54 @@ def score(bundle: Bundle, data: Dataset, seed: int = 0, n_resamples: int = N_RES
 
 def metric_values(bundle: Bundle, data: Dataset) -> dict[str, dict[str, float]]:
     """The metrics of every task alone, without intervals."""
-    values = {}
-    for fitted, views, truth in _judged(bundle, data):
-        scorers = fitted.task.chosen_scorers(fitted.codec)
-        weights = _weights(data, fitted.task.name)
-        each = () if weights is None else (weights,)
-        values[fitted.task.name] = {name: float(s.compute(views[s.reads], truth, *each)) for name, s in scorers.items()}
-    return values
+    return {task: task_metrics(bundle.tasks[task], output, data) for task, output in _outputs_of_labeled(bundle, data)}
 
 
-def _judged(bundle: Bundle, data: Dataset) -> Iterator[tuple[FittedTask, dict[str, Tensor], Tensor]]:
-    """Each task that has labels, with its predictions and the truth on the rows that have one."""
-    present = {task: data.present[task] for task in data.tasks if bool(data.present[task].any())}
-    for task, output in outputs_on(bundle.model, data, list(present)).items():
-        fitted, rows = bundle.tasks[task], present[task]
-        yield fitted, fitted.views(output[rows]), fitted.task.truth(data.targets[task][rows], fitted.codec)
+def task_metrics(fitted: FittedTask, output: Tensor, data: Dataset) -> dict[str, float]:
+    """The metrics of a task on the rows that have its label, of the outputs for all rows."""
+    views, truth = _judged(fitted, output, data)
+    weights = row_weights(data, fitted.task.name)
+    each = () if weights is None else (weights,)
+    scorers = fitted.task.chosen_scorers(fitted.codec)
+    return {name: float(scorer.compute(views[scorer.reads], truth, *each)) for name, scorer in scorers.items()}
 
 
 def row_losses(bundle: Bundle, data: Dataset) -> dict[str, NDArray[np.float64]]:
     """The normalized loss of each labeled row, per task."""
-    losses = {}
-    for task, output in outputs_on(bundle.model, data, data.tasks).items():
-        fitted, rows = bundle.tasks[task], data.present[task]
-        with torch.inference_mode():
-            values = fitted.answer_losses(output[rows], data.targets[task][rows])
-        weights = _weights(data, task)
-        if weights is not None:
-            values = values * weights / weights.mean()
-        losses[task] = values.double().numpy() / (fitted.codec.null_loss or 1.0)
+    outputs = outputs_on(bundle.model, data, data.tasks)
+    return {task: task_losses(bundle.tasks[task], output, data) for task, output in outputs.items()}
+
+
+def task_losses(fitted: FittedTask, output: Tensor, data: Dataset) -> NDArray[np.float64]:
+    """The normalized loss of each row that has a task's label, of the outputs for all rows."""
+    task = fitted.task.name
+    rows, weights = data.present[task], row_weights(data, task)
+    with torch.inference_mode():
+        values = fitted.answer_losses(output[rows], data.targets[task][rows])
+    if weights is not None:
+        values = values * weights / weights.mean()
+    losses: NDArray[np.float64] = values.double().numpy() / (fitted.codec.null_loss or 1.0)
     return losses
 
 
-def _weights(data: Dataset, task: str) -> Tensor | None:
+def _outputs_of_labeled(bundle: Bundle, data: Dataset) -> Iterator[tuple[str, Tensor]]:
+    """Each task that has labels, with what the network says of all rows."""
+    present = [task for task in data.tasks if bool(data.present[task].any())]
+    yield from outputs_on(bundle.model, data, present).items()
+
+
+def _judged(fitted: FittedTask, output: Tensor, data: Dataset) -> tuple[dict[str, Tensor], Tensor]:
+    """A task's predictions and the truth on the rows that have its label."""
+    rows = data.present[fitted.task.name]
+    return fitted.views(output[rows]), fitted.task.truth(data.targets[fitted.task.name][rows], fitted.codec)
+
+
+def row_weights(data: Dataset, task: str) -> Tensor | None:
     """How much each row with a label of a task counts, float64; None where all count alike."""
     return data.weights[task][data.present[task]].double() if task in data.weights else None
 
 
-def _labeled(data: Dataset, tasks: Sequence[str]) -> Dataset:
+def labeled_rows(data: Dataset, tasks: Sequence[str]) -> Dataset:
     """The rows with a label of one of these tasks."""
     part = data.select(tasks)
     rows = torch.stack([part.present[task] for task in tasks]).any(0)

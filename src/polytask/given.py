@@ -35,7 +35,8 @@ def seen_labels(
     Raises:
         PolytaskError: A task says yes where the one that it is given says no, told by the rows; or no row labels both.
     """
-    known, found, notes = {task.name: task for task in tasks}, dict(labels), []
+    known, found, notes = {task.name: task for task in tasks}, dict(labels), list[str]()
+    both: dict[str, tuple[Flags, Flags]] = {}  # where a task and all that it is given say yes, and where that is known
     for name in in_order(reads_of(tasks)):
         task = known.get(name)
         if task is None or task.seen_where is None:
@@ -46,8 +47,9 @@ def seen_labels(
         if codecs is None and not pc.any(pc.and_(found[given.name].is_valid(), found[name].is_valid())).as_py():
             what, mend = f"no row has labels of both it and {given.name!r}", "Give the columns of both in one source."
             raise PolytaskError(what, where=task.place, mend=mend)
-        yes, there = _said(given, found[given.name], codecs)
+        yes, there = both.get(given.name) or _said(given, found[given.name], codecs)
         own_yes, own_there = _said(task, found[name], codecs)
+        both[name] = yes & own_yes, there & (~yes | own_there)
         _refuse_without(task, given, found[name], own_yes & there & ~yes)
         if n_lost := int((own_there & ~there).sum()):
             notes.append(

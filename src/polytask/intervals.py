@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 from polytask.errors import PolytaskError
 
@@ -43,6 +43,7 @@ class PairedInterval:
         high: Upper end.
         dof: Degrees of freedom of Student's t, after Satterthwaite.
         n_seeds: How many trainings were compared.
+        error: The standard error of the mean.
     """
 
     mean: float
@@ -50,6 +51,14 @@ class PairedInterval:
     high: float
     dof: float
     n_seeds: int
+    error: float = math.nan
+
+    @property
+    def p_value(self) -> float:
+        """How likely a mean at least so far from 0 is where the true one is 0; nan where there is no interval."""
+        if self.error == 0:
+            return 1.0 if self.mean == 0 else 0.0
+        return float(2 * stdtr(self.dof, -abs(self.mean) / self.error))
 
     @property
     def rows_only(self) -> bool:
@@ -143,7 +152,7 @@ def paired_interval(differences: NDArray[np.float64], level: float = LEVEL) -> P
 
     Example:
         >>> paired_interval(np.array([[-0.2, 0.1, -0.4, -0.1], [-0.1, 0.0, -0.5, 0.0]]))
-        PairedInterval(mean=-0.15, low=-0.494, high=0.194, dof=3.0, n_seeds=2)
+        PairedInterval(mean=-0.15, low=-0.494, high=0.194, dof=3.0, n_seeds=2, error=0.108)
     """
     if differences.ndim != 2 or not differences.size:
         raise PolytaskError("paired differences are of shape [seeds, rows]", found=f"shape {differences.shape}")
@@ -157,8 +166,9 @@ def paired_interval(differences: NDArray[np.float64], level: float = LEVEL) -> P
     if of_seeds:
         rows_share = of_rows / variance
         dof = 1 / (rows_share**2 / (n_rows - 1) + (1 - rows_share) ** 2 / (n_seeds - 1))
-    half = float(stdtrit(dof, (1 + level) / 2)) * math.sqrt(variance)
-    return PairedInterval(mean, mean - half, mean + half, dof, n_seeds)
+    error = math.sqrt(variance)
+    half = float(stdtrit(dof, (1 + level) / 2)) * error
+    return PairedInterval(mean, mean - half, mean + half, dof, n_seeds, error)
 
 
 def _group_numbers(groups: Sequence[Hashable] | NDArray[np.generic], n_rows: int) -> NDArray[np.intp]:

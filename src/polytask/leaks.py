@@ -6,6 +6,7 @@ owner can know. Candidates are found on a few rows and then checked on all of th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -345,3 +346,14 @@ def _it(names: Sequence[str]) -> str:
 
 def _quoted(names: Sequence[str]) -> str:
     return listed(map(repr, names))
+
+
+def is_about_inputs(note: str) -> bool:
+    """Whether a note of a run is one of ``find_leaks`` or ``column_notes``.
+
+    Example:
+        >>> notes = column_notes(["country"], ["customer", "order"], ["account"])
+        >>> [is_about_inputs(note) for note in [*notes, str(Leak("price", ("paid",), "a copy of 'paid'")), "task 'a' is new"]]
+        [True, True, True, True, False]
+    """
+    return bool(re.match(r"the inputs give task |input |\d+ inputs left out", note))

@@ -3,46 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from torch import nn
 
-from polytask.columns import InputCodec
 from polytask.component import Component, Settings
 from polytask.encoder import Encoder
 from polytask.errors import PolytaskError, one_line, shown
 from polytask.head import Head
+from polytask.input_sets import InputSet
 from polytask.sharing import Sharing
 from polytask.task import Codec, Task
 
-FORMAT = 1
+FORMAT = 2  # 1: snapshots were lists of tasks
 MANIFEST = "manifest.json"
 MEND = "Take the model's folder from a copy, or fit again."
-
-
-class InputSet(Settings):
-    """One distinct set of input columns.
-
-    Attributes:
-        codec: How they become tensors.
-        sources: The sources that have them, and the names of the tasks that each of these labels.
-    """
-
-    codec: InputCodec
-    sources: Mapping[str, tuple[str, ...]]
-
-    @property
-    def tasks(self) -> set[str]:
-        """The names of the tasks that rows with these columns were trained on."""
-        return {task for labeled in self.sources.values() for task in labeled}
-
-    def keep(self, tasks: Collection[str]) -> Self:
-        """The same columns with these tasks only, and without the sources that label none of them."""
-        kept = {source: tuple(task for task in labeled if task in tasks) for source, labeled in self.sources.items()}
-        return self.model_copy(update={"sources": {source: labeled for source, labeled in kept.items() if labeled}})
 
 
 class TaskRecord(Settings):
@@ -52,11 +30,31 @@ class TaskRecord(Settings):
     codec: Codec
 
 
+class Snapshot(Settings):
+    """Tasks that answer with a network of their own.
+
+    Attributes:
+        tasks: Their names.
+        encoder: Of that network; None for the manifest's.
+        sharing: Likewise.
+    """
+
+    tasks: tuple[str, ...]
+    encoder: Encoder | None = None
+    sharing: Sharing | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_format_1(cls, value: Any) -> Any:
+        return {"tasks": value} if isinstance(value, list | tuple) else value
+
+
 class Manifest(Settings):
     """Everything about a network but its weights; plain values.
 
     Attributes:
-        snapshots: The tasks that answer with weights of the same epoch, where not all do.
+        snapshots: The tasks that answer with networks of their own, where not all answer with one: with the weights of another
+            epoch, or of another scheme.
     """
 
     format: int = FORMAT
@@ -67,7 +65,29 @@ class Manifest(Settings):
     seed: int
     inputs: tuple[InputSet, ...]
     tasks: tuple[TaskRecord, ...]
-    snapshots: tuple[tuple[str, ...], ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+
+    @property
+    def networks(self) -> tuple[Snapshot, ...]:
+        """The networks, each with all that it is made of."""
+        own = self.snapshots or (Snapshot(tasks=tuple(record.task.name for record in self.tasks)),)
+        return tuple(
+            Snapshot(tasks=one.tasks, encoder=one.encoder or self.encoder, sharing=one.sharing or self.sharing) for one in own
+        )
+
+    def of(self, networks: Sequence[Snapshot]) -> Self:
+        """The same tasks and inputs with these networks; what is the manifest's own is not said again.
+
+        Where there is one only, it is the manifest's own.
+        """
+        if len(networks) == 1:
+            only = networks[0]
+            update = {"encoder": only.encoder or self.encoder, "sharing": only.sharing or self.sharing, "snapshots": ()}
+            return self.model_copy(update=update)
+        own = {"encoder": self.encoder, "sharing": self.sharing}
+        said = [{name: part for name, part in own.items() if getattr(network, name) == part} for network in networks]
+        plain = [network.model_copy(update=dict.fromkeys(same)) for network, same in zip(networks, said, strict=True)]
+        return self.model_copy(update={"snapshots": tuple(plain)})
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -112,4 +132,6 @@ class Manifest(Settings):
         records = tuple(
             r.model_copy(update={"task": r.task.model_copy(update={"head": filled(r.task.head)})}) for r in self.tasks
         )
-        return self.model_copy(update={"encoder": filled(self.encoder), "head": filled(self.head), "tasks": records})
+        snapshots = tuple(one.model_copy(update={"encoder": filled(one.encoder)}) for one in self.snapshots)
+        parts = {"encoder": filled(self.encoder), "head": filled(self.head)}
+        return self.model_copy(update={**parts, "tasks": records, "snapshots": snapshots})

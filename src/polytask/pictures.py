@@ -16,11 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from polytask.batch import Stored
 from polytask.cells import NumberFeature, is_text
 from polytask.errors import CellsError, PolytaskError, counted, one_line
 from polytask.images import GREY_MODES, Bytes, ImageFeature, Images, UnusableImage, opened, picture
@@ -36,16 +33,18 @@ class Pictures:
     """The images of a column.
 
     Attributes:
-        pixels: ``[N, channels, height, width]``, uint8; where there is none the pixels mean nothing.
+        pixels: ``[M, channels, height, width]``; where there is no image they mean nothing.
         missing: Whether the cell is missing, bool ``[N]``.
         unusable: Why the image of a row cannot be used, by its row.
         n_resized: How many were of another size.
+        rows: Which of the M the N rows are, where they are not all.
     """
 
-    pixels: Tensor | Stored
+    pixels: Bytes
     missing: NDArray[np.bool_]
     unusable: Mapping[int, str] = field(default_factory=dict)
     n_resized: int = 0
+    rows: NDArray[np.int64] | None = None
 
     @property
     def there(self) -> NDArray[np.bool_]:
@@ -61,11 +60,10 @@ class Pictures:
 
     def where(self, rows: NDArray[np.bool_]) -> Pictures:
         """Those of some rows, without a copy."""
-        assert isinstance(self.pixels, Tensor)  # of all rows
         index = np.flatnonzero(rows)
         place = {row: i for i, row in enumerate(index.tolist())}
         unusable = {place[row]: why for row, why in self.unusable.items() if row in place}
-        return Pictures(Stored(self.pixels, torch.from_numpy(index)), self.missing[index], unusable)
+        return Pictures(self.pixels, self.missing[index], unusable, rows=index if self.rows is None else self.rows[index])
 
     def number_features(self, column: str) -> list[NumberFeature]:
         """A number that tells missing images apart, where there are some."""
@@ -74,24 +72,23 @@ class Pictures:
 
     def fitted(self, feature: ImageFeature) -> ImageFeature:
         """The feature with the mean and deviation of each channel over these images."""
-        index = torch.from_numpy(np.flatnonzero(self.there))
-        total, squares = torch.zeros(2, feature.channels, dtype=torch.float64)
-        for piece in index.split(PIECE):
-            pixels = self.pixels.index_select(0, piece).transpose(0, 1).flatten(1).double()
-            total, squares = total + pixels.sum(1), squares + pixels.square().sum(1)
+        index = np.flatnonzero(self.there)
+        index = index if self.rows is None else self.rows[index]
+        total, squares = np.zeros((2, feature.channels))
+        for start in range(0, len(index), PIECE):
+            pixels = self.pixels[index[start : start + PIECE]].astype(np.float64)
+            total, squares = total + pixels.sum((0, 2, 3)), squares + np.square(pixels).sum((0, 2, 3))
         n = max(len(index), 1) * feature.height * feature.width
         mean = total / n
-        deviation = (squares / n - mean.square()).clamp(min=0).sqrt()
+        deviation = np.sqrt((squares / n - mean**2).clip(min=0))
         deviation[deviation < 1e-3] = 1.0  # one channel that is the same everywhere, but for rounding
         return feature.model_copy(update={"mean": tuple(mean.tolist()), "deviation": tuple(deviation.tolist())})
 
-    def filled(self, feature: ImageFeature) -> Tensor:
+    def filled(self, feature: ImageFeature) -> Bytes:
         """The pixels, with the mean color in rows without an image."""
-        assert isinstance(self.pixels, Tensor)  # of all rows
-        if not (absent := ~self.there).any():
-            return self.pixels
-        color = torch.tensor(feature.mean).round().to(torch.uint8)
-        self.pixels[torch.from_numpy(absent)] = color[:, None, None]
+        assert self.rows is None
+        if (absent := ~self.there).any():
+            self.pixels[absent] = np.rint(feature.mean).astype(np.uint8)[:, None, None]
         return self.pixels
 
 
@@ -154,7 +151,7 @@ def read_pictures(column: pa.ChunkedArray, feature: ImageFeature, cache: Path | 
     else:
         pixels = np.zeros(shape, np.uint8)
         unusable, n_resized = _fill(pixels, cells, feature)
-        read = Pictures(torch.from_numpy(pixels), missing, unusable, n_resized)
+        read = Pictures(pixels, missing, unusable, n_resized)
     if read.unusable and feature.on_damaged == "error":
         raise _refusal(read.unusable, feature.column)
     return Pictures(read.pixels, missing, read.unusable, read.n_resized)
@@ -299,7 +296,7 @@ def _kept(place: Path, shape: tuple[int, ...]) -> Pictures | None:
         return None
     if pixels.shape != shape or pixels.dtype != np.uint8:
         return None
-    return Pictures(torch.from_numpy(pixels), np.zeros(shape[0], np.bool_), unusable, n_resized)
+    return Pictures(pixels, np.zeros(shape[0], np.bool_), unusable, n_resized)
 
 
 def _keep(place: Path, shape: tuple[int, ...], fill: Callable[[Any], tuple[dict[int, str], int]]) -> None:

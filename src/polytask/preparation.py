@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,24 +15,22 @@ from numpy.typing import NDArray
 
 from polytask.batch import Dataset, Inputs
 from polytask.cells import ColumnKind
-from polytask.columns import InputCodec, check_cells, image_columns, kinds_of_first, names_images, names_rows
+from polytask.columns import InputCodec, check_cells, kinds_of_first, names_images, names_rows
+from polytask.encoder import Encoder
 from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, rows_named
 from polytask.fitted import FittedTask
 from polytask.given import seen_labels, with_joint_labels
-from polytask.images import ImageFeature
+from polytask.input_sets import InputSet
 from polytask.leaks import column_notes, find_leaks
-from polytask.manifest import InputSet
-from polytask.pictures import Pictures, form_of, located, read_pictures
+from polytask.loading import Loaded, Read, joined, load_source, read_images, row_names, stacked, told_kinds
 from polytask.reading import check_reads
 from polytask.recipe import Recipe
-from polytask.source import Source
-from polytask.splitting import FREE, TEST, TRAIN, UNUSED, VALIDATION, assign, assign_fold
+from polytask.splitting import FREE, TEST, TRAIN, VALIDATION, assign, assign_fold
 from polytask.task import Codec, Task, numbers
 from polytask.warm_start import Origin
 
+PARTS = {TRAIN: "training", VALIDATION: "validation", TEST: "test"}
 MAX_STRATA = 20
-
-Read = dict[str, tuple[ImageFeature, Pictures]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ class Prepared:
         tasks: The tasks with their codecs, fitted on the training rows.
         notes: What the reader should know: labels that are missing in a part, columns left out.
         parts: Per source the sha256, in hexadecimal, of which of its rows is in which part.
+        order: The names of the sources, as their rows stand one after the other.
+        positions: Per part where each of its rows stands among all rows of all sources in that order.
         origin: The earlier run that the weights begin with, and what goes on of it; None where they begin anew.
     """
 
@@ -56,23 +57,9 @@ class Prepared:
     tasks: tuple[FittedTask, ...]
     notes: tuple[str, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
+    positions: Mapping[str, NDArray[np.intp]] = field(default_factory=dict)
     origin: Origin | None = None
-
-
-@dataclass
-class _Loaded:
-    """A source's rows, piece by piece and one after the other, with the part of each: FREE until the split.
-
-    The labels of a task that is given another are there only where that says yes.
-    """
-
-    source: Source
-    pieces: dict[str, pa.Table]
-    table: pa.Table
-    parts: NDArray[np.int8]
-    tasks: list[Task] = field(default_factory=list)
-    labels: dict[str, pa.Array] = field(default_factory=dict)
-    inputs: tuple[str, ...] = ()
 
 
 def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
@@ -87,14 +74,14 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     """
     notes: list[str] = []
     origin = _origin(recipe, notes)
-    loaded = [_load(source, recipe.kinds_of(source)) for source in recipe.sources]
+    loaded = [load_source(source, recipe.kinds_of(source)) for source in recipe.sources]
     _attach_tasks(recipe, loaded)
     _choose_inputs(recipe, loaded, origin, notes)
     _read_labels(recipe, loaded, notes)
-    groups: dict[tuple[str, ...], list[_Loaded]] = {}
+    groups: dict[tuple[str, ...], list[Loaded]] = {}
     for item in loaded:
         groups.setdefault(item.inputs, []).append(item)
-    images = {names: _read_images(recipe, names, group, origin, notes) for names, group in groups.items()}
+    images = {names: read_images(recipe, names, group, origin, notes) for names, group in groups.items()}
     for item in loaded:
         _split(recipe, item, fold)
     ordered = [item for group in groups.values() for item in group]
@@ -109,7 +96,7 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
         check_reads([*recipe.tasks, *(record.task for record in origin.records())], recipe.sharing)
         sets = origin.with_carried(sets)
         inputs = (*inputs, *({} for _ in sets[len(inputs) :]))
-    with rows_named(_row_names(ordered)):
+    with rows_named(row_names(ordered)):
         tasks = tuple(
             _fitted(recipe, t, ordered, parts == TRAIN, labels[t.name], known.get(t.name), notes) for t in recipe.tasks
         )
@@ -129,20 +116,48 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
             "no training row has a label of any task", found=counted(int((parts == TRAIN).sum()), "row"), mend=mend
         )
     tasks = _with_joint_losses(tasks, everything.where(marks == TRAIN))
-    for part, name in ((VALIDATION, "validation"), (TEST, "test")):
+    for part in (VALIDATION, TEST):
         notes += [
-            _without_labels(t.task.name, name) for t in tasks if (parts == part).any() and not _any(present, t, parts == part)
+            _without_labels(t.task.name, PARTS[part])
+            for t in tasks
+            if (parts == part).any() and not _any(present, t, parts == part)
         ]
+    chosen = {name: (marks == part) & labeled for part, name in PARTS.items()}
     return Prepared(
-        training=everything.where((marks == TRAIN) & labeled),
-        validation=everything.where((marks == VALIDATION) & labeled),
-        test=everything.where((marks == TEST) & labeled),
+        training=everything.where(chosen["training"]),
+        validation=everything.where(chosen["validation"]),
+        test=everything.where(chosen["test"]),
         inputs=tuple(sets),
         tasks=tasks,
         notes=tuple(notes),
         parts={item.source.label: hashlib.sha256(item.parts.tobytes()).hexdigest() for item in ordered},
+        order=tuple(item.source.label for item in ordered),
+        positions={name: np.flatnonzero(mask.numpy()) for name, mask in chosen.items()},
         origin=origin,
     )
+
+
+def preparation_key(recipe: Recipe) -> str:
+    """What ``prepare`` makes of a recipe's data is the same for recipes with the same key, but for weights and heads of tasks.
+
+    Encoder, sharing and heads count where they choose how columns and labels are encoded: an encoder with a ``fit_inputs`` of
+    its own, and a training that goes on from a run.
+    """
+    fields = recipe.to_dict()
+    read = ["sources", "split", "columns", "images", "drop", "unlabeled", "seed", "warm_start"]
+    if recipe.warm_start is not None:
+        read += ["encoder", "sharing", "head"]
+    elif type(recipe.encoder).fit_inputs is not Encoder.fit_inputs:
+        read.append("encoder")
+    own = ("weight",) if recipe.warm_start is not None else ("weight", "head")
+    tasks = [{name: value for name, value in task.items() if name not in own} for task in fields["tasks"]]
+    return json.dumps([tasks, *(fields[name] for name in read)])
+
+
+def with_tasks(prepared: Prepared, recipe: Recipe) -> Prepared:
+    """The same data for a recipe with the same key: with the weights and heads that it gives its tasks."""
+    tasks = {task.name: task for task in recipe.tasks}
+    return replace(prepared, tasks=tuple(replace(fitted, task=tasks[fitted.task.name]) for fitted in prepared.tasks))
 
 
 def label_array(task: Task, table: pa.Table) -> pa.Array:
@@ -158,30 +173,7 @@ def label_array(task: Task, table: pa.Table) -> pa.Array:
     return labels
 
 
-def _load(source: Source, kinds: Mapping[str, ColumnKind]) -> _Loaded:
-    images = [name for name, kind in kinds.items() if kind == "image"]
-    pieces = {part: located(table, images, source.folder_of(part)) for part, table in source.parts().items()}
-    marks = {"main": FREE, "validation": VALIDATION, "test": TEST}
-    tables = list(pieces.values())
-    parts = np.concatenate([np.full(len(table), marks[name], np.int8) for name, table in pieces.items()])
-    named = {source.label if name == "main" else f"{source.label} ({name})": table for name, table in pieces.items()}
-    return _Loaded(source, named, _stacked(tables, tables[0].column_names), parts)
-
-
-def _row_names(loaded: Sequence[_Loaded]) -> Callable[[int], str]:
-    """Words for a row of several sources one after the other."""
-    pieces = [(name, len(table)) for item in loaded for name, table in item.pieces.items()]
-    ends = np.cumsum([n_rows for _, n_rows in pieces])
-
-    def words(row: int) -> str:
-        index = int(np.searchsorted(ends, row, side="right"))
-        name, n_rows = pieces[index]
-        return f"row {row - int(ends[index]) + n_rows + 1:,} of {name}"
-
-    return words
-
-
-def _attach_tasks(recipe: Recipe, loaded: Sequence[_Loaded]) -> None:
+def _attach_tasks(recipe: Recipe, loaded: Sequence[Loaded]) -> None:
     """A task belongs to the source it names, else to every source that has its column."""
     for task in recipe.tasks:
         named = [item for item in loaded if task.source in (None, item.source.label)]
@@ -209,7 +201,7 @@ def _origin(recipe: Recipe, notes: list[str]) -> Origin | None:
     return Origin.read(recipe.warm_start, recipe.encoder, recipe.sharing, [recipe.head, *(task.head for task in recipe.tasks)])
 
 
-def _choose_inputs(recipe: Recipe, loaded: Sequence[_Loaded], origin: Origin | None, notes: list[str]) -> None:
+def _choose_inputs(recipe: Recipe, loaded: Sequence[Loaded], origin: Origin | None, notes: list[str]) -> None:
     every = sorted({name for item in loaded for name in item.table.column_names})
     for name, where in [*((n, "drop") for n in recipe.drop), *((n, "columns") for n in recipe.columns)]:
         if name not in every:
@@ -225,13 +217,13 @@ def _choose_inputs(recipe: Recipe, loaded: Sequence[_Loaded], origin: Origin | N
             raise PolytaskError("no input columns are left", where=f"source {item.source.label!r}", mend=mend)
 
 
-def _read_labels(recipe: Recipe, loaded: Sequence[_Loaded], notes: list[str]) -> None:
+def _read_labels(recipe: Recipe, loaded: Sequence[Loaded], notes: list[str]) -> None:
     for item in loaded:
-        with rows_named(_row_names([item])):
+        with rows_named(row_names([item])):
             item.labels = {task.name: label_array(task, item.table) for task in item.tasks}
     if all(task.seen_where is None for task in recipe.tasks):
         return
-    with rows_named(_row_names(loaded)):
+    with rows_named(row_names(loaded)):
         labels, told = seen_labels({task.name: _label_column(task, loaded) for task in recipe.tasks}, recipe.tasks)
     notes += told
     start = 0
@@ -241,7 +233,7 @@ def _read_labels(recipe: Recipe, loaded: Sequence[_Loaded], notes: list[str]) ->
         start += len(item.table)
 
 
-def _barred(recipe: Recipe, item: _Loaded) -> dict[str, str]:
+def _barred(recipe: Recipe, item: Loaded) -> dict[str, str]:
     """The columns of a source that are no inputs, and why."""
     labels = {column: task.name for task in item.tasks for column in task.own_columns}
     there, wanted = item.table.column_names, item.source.inputs or ()
@@ -259,7 +251,7 @@ def _barred(recipe: Recipe, item: _Loaded) -> dict[str, str]:
     return reasons | {column: f"labels task {task!r}" for column, task in labels.items()}
 
 
-def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
+def _split(recipe: Recipe, item: Loaded, fold: tuple[int, int] | None) -> None:
     split, there = recipe.split, item.table.column_names
     for role, name in (("group", split.group), ("time", split.time)):
         if name is not None and name not in there:
@@ -270,7 +262,7 @@ def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
     for name in chosen:
         if name not in names:
             raise PolytaskError(f"no task {name!r}", where="split.stratify", mend=did_you_mean(name, names))
-    with rows_named(_row_names([item])):
+    with rows_named(row_names([item])):
         times = None if split.time is None else _times(item.table.column(split.time), split.time)
     strata = {name: _strata(column, item.parts == FREE) for name, column in item.labels.items() if name in chosen}
     groups = None if split.group is None else _groups(item.table.column(split.group), split.group)
@@ -289,51 +281,15 @@ def _split(recipe: Recipe, item: _Loaded, fold: tuple[int, int] | None) -> None:
     )
 
 
-def _read_images(
-    recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded], origin: Origin | None, notes: list[str]
-) -> Read:
-    """The images of a set of input columns; rows of which one cannot be used are left out, or refused."""
-    table = _stacked([item.table for item in group], names)
-    columns, read = image_columns(table, names, _kinds(recipe, group)), {}
-    recipe.encoder.check_reads(columns, [name for name in names if name not in columns])
-    unusable: dict[int, str] = {}
-    for name in columns:
-        with rows_named(_row_names(group)):
-            known = None if origin is None else origin.image_of(names, name)
-            form = known or form_of(name, table[name], recipe.images)
-            pictures = read_pictures(table[name], form, recipe.images.cache)
-        read[name], unusable = (form, pictures), {**pictures.unusable, **unusable}
-        if pictures.n_resized:
-            how = {"stretch": "each side for itself", "crop": "cropped", "pad": "padded"}[form.resize]
-            notes.append(
-                f"{counted(pictures.n_resized, 'image')} of {name!r} of other sizes brought to {form.height} x {form.width} "
-                f"pixels, {how} (images.size and images.resize say how)"
-            )
-    if unusable:
-        words = _row_names(group)
-        told = [f"{words(row)} ({unusable[row]})" for row in sorted(unusable)]
-        notes.append(f"left out, for their images cannot be used: {counted(len(told), 'row')}: {listed(told)}")
-        left_out = np.zeros(len(table), np.bool_)
-        left_out[list(unusable)] = True
-        for item, rows in zip(group, np.split(left_out, np.cumsum([len(i.parts) for i in group])[:-1]), strict=True):
-            item.parts[rows] = UNUSED
-    return read
-
-
-def _kinds(recipe: Recipe, group: Sequence[_Loaded]) -> dict[str, ColumnKind]:
-    """The kinds of columns that the sources of a group, or the recipe, tell."""
-    return {name: kind for item in group for name, kind in recipe.kinds_of(item.source).items()}
-
-
 def _input_set(
-    recipe: Recipe, names: tuple[str, ...], group: Sequence[_Loaded], origin: Origin | None, images: Read, notes: list[str]
+    recipe: Recipe, names: tuple[str, ...], group: Sequence[Loaded], origin: Origin | None, images: Read, notes: list[str]
 ) -> tuple[InputSet, Inputs]:
-    table = _stacked([item.table for item in group], names)
+    table = stacked([item.table for item in group], names)
     rows = np.concatenate([item.parts for item in group]) == TRAIN
     marks = pa.array(rows)
     training = table.drop_columns(list(images)).filter(marks)
-    given: Mapping[str, ColumnKind] = {name: kind for name, kind in _kinds(recipe, group).items() if name in names}
-    with rows_named(_row_names(group)):
+    given: Mapping[str, ColumnKind] = {name: kind for name, kind in told_kinds(recipe, group).items() if name in names}
+    with rows_named(row_names(group)):
         if origin is not None:
             codec: InputCodec = origin.codec_of(names, given)
         else:
@@ -357,7 +313,7 @@ def _input_set(
 def _fitted(
     recipe: Recipe,
     task: Task,
-    loaded: Sequence[_Loaded],
+    loaded: Sequence[Loaded],
     rows: NDArray[np.bool_],
     training: pa.Array,
     codec: Codec | None,
@@ -391,46 +347,14 @@ def _with_joint_losses(tasks: Sequence[FittedTask], training: Dataset) -> tuple[
     return tuple(found)
 
 
-def _label_column(task: Task, loaded: Sequence[_Loaded]) -> pa.Array:
+def _label_column(task: Task, loaded: Sequence[Loaded]) -> pa.Array:
     """A task's labels over all rows; null in the rows of other sources."""
-    return _joined([item.labels.get(task.name, pa.nulls(len(item.table))) for item in loaded])
+    return joined([item.labels.get(task.name, pa.nulls(len(item.table))) for item in loaded])
 
 
-def _row_weights(task: Task, loaded: Sequence[_Loaded]) -> torch.Tensor:
+def _row_weights(task: Task, loaded: Sequence[Loaded]) -> torch.Tensor:
     """A task's weights over all rows; 0 in the rows of other sources."""
     return torch.cat([task.weights_of(i.table) if task in i.tasks else torch.zeros(len(i.table)).double() for i in loaded])
-
-
-def _stacked(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
-    """Tables one after the other; a column that one of them lacks is null there."""
-    if len(tables) == 1:
-        return tables[0].select(list(names))
-    columns = {}
-    for name in names:
-        having = [
-            table.column(name).combine_chunks() if name in table.column_names else pa.nulls(len(table)) for table in tables
-        ]
-        try:
-            columns[name] = _joined(having)
-        except pa.ArrowException:
-            found, mend = listed(dict.fromkeys(str(column.type) for column in having)), "Give it one type in all files."
-            raise PolytaskError(f"column {name!r} has types that do not go together", found=found, mend=mend) from None
-    return pa.table(columns)
-
-
-def _joined(columns: Sequence[pa.Array]) -> pa.Array:
-    """Columns one after the other, as the narrowest type that holds them all: numbers as float64, else text."""
-    types = {column.type for column in columns if column.null_count < len(column)}
-    if not types:
-        return pa.nulls(sum(map(len, columns)), pa.float64())
-    if len(types) == 1:
-        common = types.pop()
-    elif all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in types):
-        common = pa.float64()
-    else:
-        common = pa.string()
-    arrays = [column.cast(common) if column.null_count < len(column) else pa.nulls(len(column), common) for column in columns]
-    return pa.concat_arrays(arrays)
 
 
 def _strata(column: pa.Array, free: NDArray[np.bool_]) -> NDArray[np.int64]:

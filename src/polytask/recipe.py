@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -85,6 +86,16 @@ class Recipe(Settings):
 
     @model_validator(mode="before")
     @classmethod
+    def _is_settled(cls, fields: Any) -> Any:
+        """What is to be searched has no value yet."""
+        place = searched_place(fields)
+        if place is not None:
+            mend = "`polytask tune` finds one and writes a recipe for `polytask fit`."
+            raise PolytaskError("the recipe says what to search here, not a value", where=place, mend=mend)
+        return fields
+
+    @model_validator(mode="before")
+    @classmethod
     def _default_kinds(cls, fields: Any) -> Any:
         """A part that says only how it differs, as in ``encoder: {width: 64}``, is of the default kind."""
         if not isinstance(fields, dict):
@@ -134,33 +145,13 @@ class Recipe(Settings):
         Raises:
             PolytaskError: No such file, not YAML, or an unknown field or kind.
         """
-        try:
-            text = Path(path).expanduser().read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise no_such_file(Path(path).expanduser()) from None
-        except (OSError, UnicodeDecodeError) as error:
-            found, mend = one_line(error), "Give a file of UTF-8 text. `polytask init` writes one."
-            raise PolytaskError("cannot read the recipe", where=str(path), found=found, mend=mend) from None
-        return cls.from_yaml_text(text, changes, where=str(path))
+        return cls.from_yaml_text(_text_of(path), changes, where=str(path))
 
     @classmethod
     def from_yaml_text(cls, text: str, changes: Sequence[str] = (), where: str = "recipe") -> Recipe:
         """As ``from_yaml``, from a text."""
-        try:
-            fields = yaml.load(text, Loader=_Loader)
-            json.dumps(fields, default=str)
-        except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:  # no YAMLError where a value holds itself
-            mend = "Mend the file there; `polytask init` writes a recipe."
-            raise PolytaskError("not valid YAML", where=where, found=one_line(error), mend=mend) from None
-        if not isinstance(fields, dict):
-            mend = "A recipe has at least sources: and tasks:. `polytask init` writes one."
-            raise PolytaskError("not a recipe", where=where, found=type(fields).__name__, mend=mend)
-        try:
-            return cls(**changed(fields, changes))
-        except PolytaskError as error:
-            raise PolytaskError(
-                error.what, where=f"{where}, {error.where}" if error.where else where, found=error.found, mend=error.mend
-            ) from None
+        with told_of(where):
+            return cls(**changed(_fields_of(text), changes))
 
     def keep(self, tasks: Collection[str], columns: Mapping[str, Collection[str]]) -> Recipe:
         """The same recipe for these tasks only.
@@ -232,6 +223,45 @@ def _with_images_known(fields: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     return ({**fields, "sources": made} if made else fields), told or any(source.images for source in made)
 
 
+def read_fields(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain values of a recipe's file after changes, whether or not they make a recipe: some may be to be searched.
+
+    Raises:
+        PolytaskError: No such file, or not YAML of a recipe.
+    """
+    with told_of(str(path)):
+        return changed(_fields_of(_text_of(path)), changes)
+
+
+def searched_place(value: object, place: str = "") -> str | None:
+    """Where plain values have something to be searched (``{search: [...]}``) in place of a value; None where nowhere.
+
+    Example:
+        >>> searched_place({"seed": 1, "encoder": {"width": {"search": [64, 256]}}})
+        'encoder.width'
+    """
+    if isinstance(value, Mapping):
+        if isinstance(value.get("search"), list | tuple):
+            return place
+        inner: Iterable[tuple[object, object]] = value.items()
+    elif isinstance(value, list | tuple):
+        inner = ((_name_of(item) or index, item) for index, item in enumerate(value))
+    else:
+        return None
+    places = (searched_place(item, f"{place}.{key}" if place else str(key)) for key, item in inner)
+    return next((found for found in places if found is not None), None)
+
+
+@contextmanager
+def told_of(where: str) -> Iterator[None]:
+    """Within, mistakes are told as those of this file."""
+    try:
+        yield
+    except PolytaskError as error:
+        place = error.where if error.where in ("", where) else f"{where}, {error.where}"
+        raise PolytaskError(error.what, where=place or where, found=error.found, mend=error.mend) from None
+
+
 class _Loader(yaml.SafeLoader):
     """As SafeLoader, but a key that stands twice in a mapping is an error: the first would be lost without a word."""
 
@@ -276,6 +306,29 @@ def changed(fields: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]
         else:
             place[last] = read
     return result
+
+
+def _text_of(path: str | Path) -> str:
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise no_such_file(Path(path).expanduser()) from None
+    except (OSError, UnicodeDecodeError) as error:
+        found, mend = one_line(error), "Give a file of UTF-8 text. `polytask init` writes one."
+        raise PolytaskError("cannot read the recipe", where=str(path), found=found, mend=mend) from None
+
+
+def _fields_of(text: str) -> dict[str, Any]:
+    try:
+        fields = yaml.load(text, Loader=_Loader)
+        json.dumps(fields, default=str)
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError) as error:  # no YAMLError where a value holds itself
+        mend = "Mend the file there; `polytask init` writes a recipe."
+        raise PolytaskError("not valid YAML", found=one_line(error), mend=mend) from None
+    if not isinstance(fields, dict):
+        mend = "A recipe has at least sources: and tasks:. `polytask init` writes one."
+        raise PolytaskError("not a recipe", found=type(fields).__name__, mend=mend)
+    return fields
 
 
 def _without(settings: S, names: Collection[str]) -> S:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,18 @@ import pyarrow as pa
 from torch import nn
 
 from polytask.bundle import Bundle, n_parameters
-from polytask.checkpoint import sync
-from polytask.errors import PolytaskError, did_you_mean, listed, rows_named
+from polytask.errors import PolytaskError, counted, did_you_mean, listed, rows_named
+from polytask.evaluation.candidates import Other
 from polytask.evaluation.card import model_card
-from polytask.evaluation.comparison import Comparison, compare
+from polytask.evaluation.comparison import Comparison
 from polytask.evaluation.conflict import agreement_of, pairs_over_time, weights_over_time
+from polytask.evaluation.picking import PICKED, picked
+from polytask.evaluation.trials import OnFit, compare
+from polytask.export.agreement import Exported
 from polytask.fitting import score
 from polytask.given import seen_labels
 from polytask.gradients.conflict import Agreement
+from polytask.input_sets import input_set_of
 from polytask.pictures import located
 from polytask.preparation import Prepared, label_array, prepare
 from polytask.reading import given_of, with_read
@@ -34,14 +38,14 @@ from polytask.run_folder import (
     RECIPE,
     RECORD,
     SCORES,
-    aside,
     cannot_write,
     check_free,
     finished,
     read_record,
+    replacing,
 )
 from polytask.scores import Scores
-from polytask.source import PIECE_ROWS, Source, like, open_source
+from polytask.source import PIECE_ROWS, Source, like, reader_of
 
 PIECE_BYTES = 1 << 28
 
@@ -54,6 +58,7 @@ class Run:
         bundle: The trained network with its codecs.
         history: One Epoch per pass over the training rows, as plain values.
         record: Versions, row counts, data fingerprints, seconds, notes.
+        folder: Where it was saved to or loaded from; None where it was not.
     """
 
     def __init__(
@@ -67,9 +72,18 @@ class Run:
     ) -> None:
         self.recipe, self.bundle, self.history, self.record = recipe, bundle, list(history), dict(record)
         self._scores, self._prepared = scores, prepared
+        self.folder: Path | None = None
 
     def __repr__(self) -> str:
         return f"Run of {len(self.bundle.tasks)} tasks, {len(self.history)} epochs\n{self._scores}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what was trained, its scores and its notes."""
+        tasks, epochs = counted(len(self.bundle.tasks), "task"), counted(len(self.history), "epoch")
+        rows = ", ".join(f"{count:,} {part}" for part, count in self.record["rows"].items())
+        head = f"<b>Run of {tasks}</b>, {epochs}; rows: {rows}; {self.record['parameters']:,} parameters"
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.record["notes"])
+        return f"<div>{head}{self._scores._repr_html_()}{f'<ul>{notes}</ul>' if notes else ''}</div>"
 
     def scores(self) -> Scores:
         """The scores on the test rows (on the validation rows where the recipe has no test rows)."""
@@ -119,7 +133,7 @@ class Run:
         Raises:
             PolytaskError: As ``predict``.
         """
-        given, reader = self._reader(data, source)
+        given, reader = reader_of(data, self.recipe.sources, source)
         like_source = self._like(given, source)
         if reader is given:
             tables: Iterable[pa.Table] = [given.read()]
@@ -147,35 +161,80 @@ class Run:
         """
         given, table = self._open(data, source)
         chosen = self._like(given, source)
-        index = self.bundle.input_set(table, chosen)
+        index = input_set_of(self.bundle.manifest.inputs, table, chosen)
         with rows_named(partial(_row_of, given, 0)):
             rows = self.bundle.dataset(table, index, self._labels(table, chosen))
         return score(self.bundle, rows, self.recipe.seed)
 
-    def compare(self, seeds: int = 3, *, on_fit: Callable[[str, int, int], None] | None = None) -> Comparison:
-        """Train each task alone at the same budget on the same split, over several seeds, and say whether sharing helped.
+    def compare(
+        self, seeds: int = 3, others: Sequence[Other] = (), *, trees: bool = True, on_fit: OnFit | None = None
+    ) -> Comparison:
+        """Say per task whether sharing helped it: against a network of its own, at the same budget and on the same split.
 
         Args:
-            seeds: How many seeds; the first is the recipe's.
+            seeds: How many trainings of each; the first seed is the recipe's.
+            others: Other ways to learn the tasks, such as "mmoe", "balancer:cagrad", ``MMoE(n_experts=8)`` or
+                ``{"sharing": "ple", "balancer": "cagrad"}``: in what they differ from the run's recipe.
+            trees: Whether to fit gradient boosting to each target too.
             on_fit: Called before each training with its name, its number and how many there are.
 
         Raises:
-            PolytaskError: The run began from another, or was loaded and its data are gone or have changed.
+            Interrupted: Ctrl-C; it holds the comparison of the seeds that were done.
+            PolytaskError: Another way cannot be trained, which is found before any training; the run began from another, was
+                picked, or was loaded and its data are gone or have changed.
+        """
+        return compare(self.recipe, self._data("compare"), seeds, others, trees=trees, on_fit=on_fit).comparison
+
+    def pick(
+        self, seeds: int = 3, others: Sequence[Other] = (), *, trees: bool = True, on_fit: OnFit | None = None
+    ) -> tuple[Comparison, Run]:
+        """Compare, and make a run in which each task is learned as is best for it by the validation rows alone.
+
+        It holds the networks of the first seed: some tasks may share one, others have one of their own. See
+        ``polytask.evaluation.picking.picks`` for the rule. It is scored once, on the test rows.
+
+        Raises:
+            Interrupted: As for ``compare``.
+            PolytaskError: As for ``compare``, or there are no validation rows.
+        """
+        prepared = self._data("pick")
+        if not prepared.validation.n_rows:
+            mend = "Give the split a share for validation, and fit again."
+            raise PolytaskError("there are no validation rows to pick by", where="pick", mend=mend)
+        trials = compare(self.recipe, prepared, seeds, others, trees=trees, on_fit=on_fit)
+        bundle, history, facts = picked(trials, prepared)
+        record = self.record | facts | {"parameters": n_parameters(bundle.model)}
+        scores = score(bundle, getattr(prepared, record["scored_on"]), self.recipe.seed)
+        return trials.comparison, Run(self.recipe, bundle, scores, history, record, prepared)
+
+    def _data(self, where: str) -> Prepared:
+        """The run's data, for trainings like its own.
+
+        Raises:
+            PolytaskError: Trainings would not be like its own, or the data are gone or have changed.
         """
         if self.recipe.warm_start is not None:
             what = "a run that began with the weights of another cannot be compared: they know more than its own rows"
             mend = f"Compare {self.recipe.warm_start.run}, or fit without warm_start."
-            raise PolytaskError(what, where="compare", mend=mend)
+            raise PolytaskError(what, where=where, mend=mend)
+        if PICKED in self.record:
+            what, mend = "this run was picked of several trainings", "Compare the run that it was picked of."
+            raise PolytaskError(what, where=where, mend=mend)
+        return self.prepared()
+
+    def prepared(self) -> Prepared:
+        """The run's data, split and encoded as for its training; read again where the run was loaded.
+
+        Raises:
+            PolytaskError: They are gone, or have changed since.
+        """
         if self._prepared is None:
             known = self.record["data"]
             changed = [label for label, digest in self.recipe.fingerprints().items() if digest != known.get(label)]
             if changed:
-                mend = "Fit again, then compare."
-                raise PolytaskError(
-                    f"the data of {listed(map(repr, changed))} changed since this run", where="compare", mend=mend
-                )
+                raise PolytaskError(f"the data of {listed(map(repr, changed))} changed since this run", mend="Fit again.")
             self._prepared = prepare(self.recipe)
-        return compare(self.recipe, self._prepared, seeds, on_fit)
+        return self._prepared
 
     def keep(self, *tasks: str) -> Run:
         """The same run with these tasks only, to ship without the others: their answers are the same, bit for bit.
@@ -203,6 +262,61 @@ class Run:
         scores = Scores({task: self._scores[task] for task in self._scores if task in tasks})
         return Run(recipe, bundle, scores, self.history, record)
 
+    def export(
+        self, folder: str | Path, to: str = "onnx", tasks: Sequence[str] | None = None, overwrite: bool = False
+    ) -> Exported:
+        """Write the network for others to run, with what makes inputs of rows and answers of outputs, and a model card.
+
+        What is written is first asked whether it says what ``predict`` says, of rows of the training's sources and of made-up
+        ones with missing cells and unseen categories. ``polytask.export.serving.ExportedModel`` reads it, without torch where
+        it is ONNX.
+
+        Args:
+            folder: Where to.
+            to: "onnx", or "torch" for a program of torch.export.
+            tasks: Which tasks to answer; None for all.
+            overwrite: Replace an exported model that is there.
+
+        Returns:
+            How far it agrees with ``predict``.
+
+        Raises:
+            PolytaskError: The place is taken, a name is unknown, a part of the network cannot be exported, or the answers
+                differ by more than 1e-5; then nothing is written.
+        """
+        from polytask.export.exporting import export  # here, for torch.export takes a second to load
+
+        return export(self.bundle, self.recipe.sources, self._scores, self.record, folder, to, tasks, overwrite)
+
+    def report(self, out: str | Path | None = None, *, others: Sequence[Run] = (), overwrite: bool = False) -> Path:
+        """Write one HTML page that says how good the run is and why; it needs no network. Needs the extra ``report``.
+
+        Args:
+            out: The file; None for ``report.html`` in the run's folder, or ``comparison.html`` with others.
+            others: Runs to hold against this one; the page is then about what differs.
+            overwrite: Replace what is there, if it is no report.
+
+        Returns:
+            Where it is.
+
+        Raises:
+            PolytaskError: A package is missing, the run has no folder and no file is named, or it cannot be written.
+        """
+        try:
+            from polytask.report.page import check_place, page, write
+        except ModuleNotFoundError as error:
+            mend = f'Install it: pip install "polytask[report]", or pip install {error.name}.'
+            raise PolytaskError(f"a report needs the package {error.name!r}", mend=mend) from error
+        if out is None and self.folder is None:
+            raise PolytaskError("this run lies in no folder", where="report", mend="Name a file, or save the run first.")
+        usual = Path(self.folder or "") / ("comparison.html" if others else "report.html")
+        place = usual if out is None else Path(out).expanduser().absolute()
+        check_place(place, overwrite)
+        runs = (self, *others)
+        names = _apart([run.folder.name if run.folder is not None else "run" for run in runs])
+        write(place, page(list(zip(names, runs, strict=True))))
+        return place
+
     def save(self, folder: str | Path, overwrite: bool = False) -> Path:
         """Write the run folder: recipe.yaml, run.json, scores.json, history.jsonl, README.md and model/.
 
@@ -215,32 +329,22 @@ class Run:
 
     def write(self, place: Path) -> Path:
         """As ``save``, to a place that is known to be free."""
-        draft, before = place.with_name(f".{place.name}.new"), aside(place)
         try:
-            shutil.rmtree(draft, ignore_errors=True)
-            self.bundle.save(draft / MODEL)
-            (draft / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
-            (draft / RECORD).write_text(_json(self.record), encoding="utf-8")
-            (draft / SCORES).write_text(_json(self._scores.to_dict()), encoding="utf-8")
-            (draft / HISTORY).write_text("".join(_json(epoch, None) for epoch in self.history), encoding="utf-8")
-            (draft / MODEL / CARD).write_text(model_card(self.bundle, self._scores, self.record), encoding="utf-8")
-            for path in (*draft.rglob("*"), draft):
-                sync(path)
-            if place.exists():
-                shutil.rmtree(before, ignore_errors=True)
-                place.rename(before)
-            draft.rename(place)  # a crash between these two is mended by settled
-            sync(place.parent)
-            shutil.rmtree(before, ignore_errors=True)
+            with replacing(place) as draft:
+                self.bundle.save(draft / MODEL)
+                (draft / RECIPE).write_text(self.recipe.to_yaml(), encoding="utf-8")
+                (draft / RECORD).write_text(_json(self.record), encoding="utf-8")
+                (draft / SCORES).write_text(_json(self._scores.to_dict()), encoding="utf-8")
+                (draft / HISTORY).write_text("".join(_json(epoch, None) for epoch in self.history), encoding="utf-8")
+                (draft / MODEL / CARD).write_text(model_card(self.bundle, self._scores, self.record), encoding="utf-8")
         except OSError as error:
             raise cannot_write(error, place, "Save it to another place.") from error
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        self.folder = place
         return place
 
     def _open(self, data: object, source: str | None) -> tuple[Source, pa.Table]:
         """New rows, read with the options of the training source of the same name, else of the same kind."""
-        given, reader = self._reader(data, source)
+        given, reader = reader_of(data, self.recipe.sources, source)
         table = given.read() if reader is given else reader.read_other(getattr(given, given.datum), self._needed())
         return given, self._located(given, table)
 
@@ -248,15 +352,6 @@ class Run:
         """The rows with the paths of images where they lie."""
         features = [feature for part in self.bundle.manifest.inputs for feature in part.codec.image_features]
         return located(table, [feature.column for feature in features], given.folder_of("main"))
-
-    def _reader(self, data: object, source: str | None) -> tuple[Source, Source]:
-        """New rows, and the source that knows how to read them: the given one where it is one, or no training source is."""
-        given = data if isinstance(data, Source) else open_source(data)
-        alike = [item for item in self.recipe.sources if item.kind == given.kind]
-        if isinstance(data, Source) or not alike:
-            return given, given
-        named = [item for item in alike if item.label in (source, given.label)]
-        return given, (named or alike)[0]
 
     def _needed(self) -> set[str]:
         return {name for part in self.bundle.manifest.inputs for name in part.codec.names}
@@ -308,7 +403,23 @@ def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> 
     record, scores, history = read_record(place)
     run = Run(recipe, bundle, _scores(scores, place / SCORES), history, record)
     _check_of_one_run(run, place)
+    run.folder = place
     return run
+
+
+def _apart(names: Sequence[str]) -> list[str]:
+    """Names of which those that come several times are told apart by a number.
+
+    Example:
+        >>> _apart(["a", "b", "a"])
+        ['a', 'b', 'a (2)']
+    """
+    seen: dict[str, int] = {}
+    told = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return told
 
 
 def _scores(values: Mapping[str, Any], path: Path) -> Scores:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,32 @@ def settled(folder: str | Path) -> Path:
 def aside(place: Path) -> Path:
     """Where a run is put while another takes its place."""
     return place.with_name(f".{place.name}.old")
+
+
+@contextmanager
+def replacing(place: Path) -> Iterator[Path]:
+    """A folder beside a place to write into; once the block is done it is put there, in one step, instead of what is there.
+
+    Where the block raises, nothing of it is left.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    draft, before = place.with_name(f".{place.name}.new"), aside(place)
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        yield draft
+        for path in (*draft.rglob("*"), draft):
+            sync(path)
+        if place.exists():
+            shutil.rmtree(before, ignore_errors=True)
+            place.rename(before)
+        draft.rename(place)  # a crash between these two is mended by settled
+        sync(place.parent)
+        shutil.rmtree(before, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def begin(recipe: str, folder: Path) -> None:

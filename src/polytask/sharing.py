@@ -33,7 +33,13 @@ class SharedTrunk(nn.Module):
     ``forward(inputs, tasks)`` returns for every one of ``tasks`` the outputs of its stem and stages, whose shapes are
     ``specs``. What belongs to one task lies under its ``module_key``, never at its place among the tasks: by these keys
     weights find their place in a network with other tasks.
+
+    Class attributes:
+        axes: What the axes of a diagnostic are, such as ("task", "expert"), by the words that its name begins with. An axis
+            of tasks has each once, in their order, or several times so many rows.
     """
+
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     specs: tuple[FeatureSpec, ...]
 
@@ -53,6 +59,9 @@ class SharedTrunk(nn.Module):
         It is asked for once after every forward pass in training, and may depend on what that saw, as a mean over its rows.
         """
         return None
+
+    def settle(self) -> None:
+        """Told before the network is traced for export: a choice that weights make for all rows alike becomes a plain value."""
 
     def notes(self) -> list[str]:
         """What is to be said of how it was computed."""

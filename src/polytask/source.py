@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -174,6 +174,22 @@ def open_source(value: object, **options: Any) -> Source:
         raise PolytaskError("not something rows can be read from", found=_type_name(value), mend=mend)
     found: Any = Source.find(kind)
     return cast("Source", found(**{found.datum: (value, {}) if isinstance(value, np.ndarray) else value}, **options))
+
+
+def reader_of(data: object, known: Sequence[Source], name: str | None = None) -> tuple[Source, Source]:
+    """New rows, and the source that knows how to read them: of the training sources that of this name, else one of their kind.
+
+    It is the given one itself where it is a source, or no training source is of its kind.
+
+    Raises:
+        PolytaskError: The data are nothing that rows can be read from.
+    """
+    given = data if isinstance(data, Source) else open_source(data)
+    alike = [item for item in known if item.kind == given.kind]
+    if isinstance(data, Source) or not alike:
+        return given, given
+    named = [item for item in alike if item.label in (name, given.label)]
+    return given, (named or alike)[0]
 
 
 def like(original: object, table: pa.Table) -> Any:

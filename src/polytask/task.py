@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field, field_serializer, model_validator
 from torch import Tensor
 
+from polytask.answers import AnswerColumn, read_answers
 from polytask.component import Component, Settings
 from polytask.errors import CellsError, PolytaskError, are, did_you_mean, listed
 from polytask.head import Head
@@ -75,7 +76,7 @@ class Task(Component, family="tasks"):
     To add a kind, write ``tasks/<kind>.py`` with one class that has the abstract methods below. The order of use is:
     ``fit_target`` on the training labels gives a Codec; ``encode`` turns a column into targets; ``row_losses`` compares a
     head's output with them; ``estimate`` turns an output into probabilities or a mean; ``views`` says these in the column's
-    own units; ``answer`` makes columns.
+    own units; ``answer_columns`` makes columns of them.
 
     Args:
         name: The task's name, and its column where ``column`` is not given.
@@ -244,9 +245,16 @@ class Task(Component, family="tasks"):
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         """An estimate in the column's own units, under the names that metrics read: "value", "label", "probability"."""
 
-    @abstractmethod
+    def answer_columns(self, codec: Codec) -> tuple[AnswerColumn, ...]:
+        """The columns that ``predict`` writes, as plain values, so that they can be said where there is no torch.
+
+        Empty where an answer is more than that: then ``answer`` makes the columns, and the task cannot be exported.
+        """
+        return ()
+
     def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
-        """The columns that ``predict`` writes."""
+        """The columns that ``predict`` writes, by default those of ``answer_columns``."""
+        return read_answers(self.answer_columns(codec), {name: view.numpy() for name, view in views.items()}, probabilities)
 
     @abstractmethod
     def scorers(self, codec: Codec) -> dict[str, Scorer]:

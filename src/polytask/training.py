@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
@@ -212,3 +213,15 @@ def gradient_notes(history: Sequence[Epoch]) -> list[str]:
                 "extreme values in inputs and labels"
             )
     return notes
+
+
+def peak_memory() -> int | None:
+    """The bytes that this process had at most, on a GPU those of tensors there; None where the system does not tell."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -21,8 +21,9 @@ from polytask.errors import CellsError, PolytaskError, listed, shown
 from polytask.fitted import FittedTask
 from polytask.head import Head
 from polytask.images import ImageFeature
+from polytask.input_sets import InputSet, input_set_of
 from polytask.keeping import Chosen
-from polytask.manifest import InputSet, TaskRecord
+from polytask.manifest import TaskRecord
 from polytask.reading import handed_of, in_order, reads_of, with_read
 from polytask.run_folder import MODEL, finished, read_record, settled
 from polytask.sharing import Sharing, module_key
@@ -109,6 +110,12 @@ class Origin:
         except PolytaskError as error:
             where = f"warm_start, run {error.where or settings.run}"
             raise PolytaskError(error.what, where=where, found=error.found, mend=error.mend) from None
+        if any(one.encoder is not None or one.sharing is not None for one in bundle.manifest.snapshots):
+            what, mend = (
+                "its tasks were picked of several networks, which are no one's weights to go on with",
+                "Go on from another.",
+            )
+            raise PolytaskError(what, where=f"warm_start, run {settings.run}", mend=mend)
         parts = [(encoder, bundle.manifest.encoder), (sharing, bundle.manifest.sharing)]
         for new, old in parts[:1] if sharing.goes_on_from(bundle.manifest.sharing) else parts:
             if changed := _differing(new.to_dict(), old.to_dict()):
@@ -137,7 +144,8 @@ class Origin:
             PolytaskError: Columns are missing, or one of them is barred.
         """
         where = f"source {source!r}"
-        codec = self.bundle.manifest.inputs[self.bundle.input_set(table, where=where)].codec
+        sets = self.bundle.manifest.inputs
+        codec = sets[input_set_of(sets, table, where=where)].codec
         for name in codec.names:
             if name in barred:
                 what = f"column {name!r} {barred[name]}, but it is an input of the earlier run"

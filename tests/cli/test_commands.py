@@ -12,6 +12,8 @@ import yaml
 
 from polytask import Recipe, __version__, fit, load
 from polytask.cli.catalog import FAMILIES, summaries
+from polytask.cli.progress import CompareProgress
+from polytask.evaluation.comparison import Comparison
 from tests.cli.command import LABELS, TASKS, done, fit_houses, mistake, polytask
 
 
@@ -98,12 +100,48 @@ def test_predict_writes_a_file(name: str, read: Callable[[str], pd.DataFrame]) -
 
 def test_compare_prints_and_saves_the_verdicts() -> None:
     said = done("compare", "run", "--seeds", "1")
-    assert "training 1 of 4: all together\ntraining 2 of 4: price\n" in said
+    assert "training 1 of 3: boosted trees\ntraining 2 of 3: alone, seed 0\n" in said
     assert said.endswith("\nsaved in run/compare.json\n")
-    saved = json.loads(Path("run/compare.json").read_text(encoding="utf-8"))
-    assert [task["task"] for task in saved["tasks"]] == LABELS
-    for task in saved["tasks"]:
-        assert task["verdict"] in said
+    saved = Comparison.from_dict(json.loads(Path("run/compare.json").read_text(encoding="utf-8")))
+    assert list(saved.tasks) == LABELS
+    assert str(saved) in said
+
+
+def test_compare_picks_a_run() -> None:
+    others = "{sharing: {kind: hard, stages: 0}, balancer: dwa}"
+    words = ["--with", others, "--no-trees", "--seeds", "1", "--pick", "best", "--out", "picked"]
+    said = done("compare", "run", *words)
+    assert "hard(stages=0) + balancer:dwa" in said
+    assert said.splitlines()[-1] == "next: polytask predict picked NEW.csv --out answers.csv"
+    picked = load("picked").record["picked"]
+    assert list(picked) == LABELS
+    assert said.count("Scores on the test rows") == 1
+    assert done("predict", "picked", "new.csv").startswith("price,condition,waterfront\n")
+    assert "picked by validation losses of 3 ways to learn, 1 training of each: " in " ".join(done("show", "picked").split())
+    assert "this run was picked" in mistake("compare", "picked")
+
+
+@pytest.mark.parametrize(
+    ("after", "told"), [(2, "not all had a training yet, so nothing is compared"), (3, "of the 1 of 2 seeds")]
+)
+def test_an_interrupted_comparison_keeps_the_seeds_that_are_done(
+    after: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = CompareProgress.__call__
+
+    def interrupted(progress: CompareProgress, name: str, number: int, total: int) -> None:
+        shown(progress, name, number, total)
+        if number == after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(CompareProgress, "__call__", interrupted)
+    place = Path("run/compare.json")
+    place.unlink(missing_ok=True)
+    answer = polytask("compare", "run", "--seeds", "2", "--no-trees")
+    assert answer.code == 130
+    assert answer.err.startswith(f"interrupted in training {after} of 4, of ")
+    assert told in answer.err
+    assert place.exists() == ("seed 0: of each task alone" in " ".join(answer.out.split())) == (after == 3)
 
 
 def test_init_without_tasks_lists_the_columns() -> None:

@@ -125,6 +125,27 @@ def _there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["predict", "run", "houses.csv", "--out", "nowhere/a.csv"], "nowhere/a.csv: no folder 'nowhere'"),
         (["predict", "nowhere", "houses.csv"], "nowhere: no such run folder"),
         (["compare", "nowhere"], "nowhere: no such run folder"),
+        (["compare", "run", "--with", "mmoe,mmeo"], "compare, mmeo: no sharing of kind 'mmeo'. Did you mean 'mmoe'?"),
+        (
+            ["compare", "run", "--with", "cagrad"],
+            "compare, cagrad: no sharing of kind 'cagrad'. Did you mean 'balancer:cagrad'?",
+        ),
+        (["compare", "run", "--with", "balancre:dwa"], "no part 'balancre' that can differ. Did you mean 'balancer'?"),
+        (
+            ["compare", "run", "--with", "balancer:fixed"],
+            "Fixed needs 'weights'. Give 'weights'. With fields it is a mapping: {balancer: {kind: fixed, ...}}.",
+        ),
+        (["compare", "run", "--with", "separate"], "separate shares nothing: it is what the others are compared with."),
+        (["compare", "run", "--with", "hard"], "compare, hard: this is what the run has already."),
+        (["compare", "run", "--with", "mmoe,mmoe"], "compare, mmoe: this is the same as 'mmoe'."),
+        (["compare", "run", "--with", "{sharing: mmoe"], "--with {sharing: mmoe: cannot be read."),
+        (
+            ["compare", "run", "--with", "{sharing: {kind: mmoe, expert: 2}}"],
+            "MMoE has no field 'expert'. Did you mean 'experts'?",
+        ),
+        (["compare", "run", "--pick", "worst", "--out", "x"], "--pick: there is one way to pick. Found: worst."),
+        (["compare", "run", "--pick", "best"], "--pick: a run that is picked is saved, and no other is."),
+        (["compare", "run", "--pick", "best", "--out", "run"], "run: there is a run already."),
         (["list", "balancrs"], "there are no 'balancrs' to choose from. Did you mean 'balancers'?"),
         (["describe", "blancer", "dwa"], "there are no 'blancer' to choose from. Did you mean 'balancers'?"),
         (["describe", "balancer", "dwaa"], "no balancer of kind 'dwaa'. Did you mean 'dwa'?"),
@@ -158,7 +179,7 @@ def test_data_that_changed_since_the_run_are_not_compared() -> None:
     fit_houses(Path.cwd(), "changed")
     text = Path("houses.csv").read_text(encoding="utf-8")
     Path("houses.csv").write_text(text + text.splitlines()[-1] + "\n", encoding="utf-8")
-    assert "the data of 'houses' changed since this run. Fit again, then compare." in mistake("compare", "changed")
+    assert "the data of 'houses' changed since this run. Fit again." in mistake("compare", "changed")
     Path("houses.csv").write_text(text, encoding="utf-8")
 
 

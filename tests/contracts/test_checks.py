@@ -312,7 +312,11 @@ def like(kind: type[Task], root: type[Task] = NumberTask, **changes: Any) -> Tas
     """A task with the methods of another but for some changes."""
     methods = {name: value for klass in reversed(kind.__mro__[:-1]) for name, value in vars(klass).items() if callable(value)}
     own = {name: value for name, value in methods.items() if not name.startswith("_") and name in root.__abstractmethods__}
-    own |= {name: kind.__dict__[name] for name in ("best_constant", "searches_constant", "truth") if name in kind.__dict__}
+    own |= {
+        name: kind.__dict__[name]
+        for name in ("best_constant", "searches_constant", "truth", "answer_columns")
+        if name in kind.__dict__
+    }
     fixed = {"default_metrics": kind.default_metrics, "__module__": __name__}
     return type("Broken", (root,), {**own, **fixed, **changes})("y")
 

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 import polytask
 from polytask.cli.arguments import Words, parse_list, with_words
-from polytask.cli.training import followed, put_beside, recipe_of, say_next, say_next_of, say_run, tell, train, train_with_folds
+from polytask.cli.training import followed, recipe_of, say_next, say_next_of, say_run, tell, train, train_with_folds
 from polytask.errors import PolytaskError
 
 if TYPE_CHECKING:
@@ -114,6 +114,77 @@ def fit(words: Words, out: Out = None, overwrite: Overwrite = False, folds: Fold
         say_next_of(out, recipe)
 
 
+@app.command(
+    epilog=_examples(
+        "polytask tune recipe.yaml --trials 40 --budget 30m --out tuned/",
+        "polytask tune recipe.yaml --set 'encoder.width={search: [64, 512], log: true}' --space all",
+        "polytask tune houses.csv --task price --task condition --pareto --choose price=3,condition=1",
+        "polytask fit tuned/recipe.yaml --folds 5",
+    )
+)
+@with_words
+def tune(
+    words: Words,
+    trials: Annotated[int, typer.Option(metavar="N", help="How many trials, of each kind.")] = 40,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Time for all of it, with that of earlier sessions: 90s, 30m, 1h30m; no end by default."
+        ),
+    ] = None,
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Where trials and results are kept, and what is gone on with if it is there.")
+    ] = "tuned",
+    space: Annotated[
+        str,
+        typer.Option(
+            metavar="LEVEL",
+            help="What is searched where the recipe does not say: training (learning rate, weight decay, dropout, weights of "
+            "tasks), network (width, depth, shared stages too), all (sharing and balancer too), or given: nothing.",
+        ),
+    ] = "training",
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Search for the whole front over the tasks; no trial is stopped early then.")
+    ] = False,
+    choose: Annotated[
+        str | None,
+        typer.Option(metavar="TRIAL", help="Which trial of the front to take: its name, or what tasks count: price=3,grade=1."),
+    ] = None,
+    baseline: Annotated[
+        bool, typer.Option("--baseline/--no-baseline", help="As many trials with equal weights, to see what the weights gain.")
+    ] = True,
+    seeds: Annotated[
+        int,
+        typer.Option(metavar="N", help="How often the default and the best are trained for the test rows, if there is time."),
+    ] = 3,
+    fit: Annotated[bool, typer.Option("--fit/--no-fit", help="Train the best recipe and keep it in FOLDER/run.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where there is another search.")] = False,
+) -> None:
+    """Search for a better recipe: learning rate, regularization, weights of the tasks, and what a recipe.yaml says.
+
+    In place of any value the recipe may have {search: [0.0001, 0.01], log: true} or {search: [mmoe, hard, ple]}. Stopped or
+    killed, the same command goes on.
+    """
+    from polytask.cli.tuning import say_tuning, tuned
+
+    say_tuning(
+        tuned(
+            words,
+            trials=trials,
+            budget=budget,
+            out=out,
+            space=space,
+            pareto=pareto,
+            choose=choose,
+            baseline=baseline,
+            seeds=seeds,
+            fit_best=fit,
+            overwrite=overwrite,
+        ),
+        out,
+    )
+
+
 @app.command(epilog=_examples("polytask resume run/"))
 def resume(run: RunFolder) -> None:
     """Go on with a training that was stopped or killed, bit for bit as if it had not been."""
@@ -172,6 +243,22 @@ def show(run: RunFolder) -> None:
     typer.echo("".join(f"\n{table}\n" for table in tables if table), nl=False)
 
 
+@app.command(epilog=_examples("polytask report run/", "polytask report run/ run2/ --out comparison.html"))
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="A run's folder, or several to compare.")],
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Where to; else report.html (comparison.html) in the first run's folder.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write one HTML page about a run that needs no network: verdict, tasks, what is between them, inputs, record."""
+    from polytask.run import load
+
+    first, *others = [load(run) for run in runs]
+    place = first.report(out, others=others, overwrite=overwrite)
+    typer.echo(f"saved in {place if out is None else out}")
+
+
 @app.command(
     epilog=_examples(
         "polytask predict run/ new.csv --out answers.csv",
@@ -219,24 +306,73 @@ def keep(
     typer.echo(f"kept {', '.join(kept.bundle.tasks)}: {left:,} of {before:,} parameters are left\nsaved in {out}")
 
 
-@app.command(epilog=_examples("polytask compare run/", "polytask compare run/ --seeds 10"))
+@app.command(
+    epilog=_examples(
+        "polytask export run/ --to onnx", "polytask export run/ --to torch --tasks price,condition --out model/ --overwrite"
+    )
+)
+def export(
+    run: RunFolder,
+    to: Annotated[str, typer.Option(metavar="TARGET", help="onnx, or torch for a program of torch.export.")] = "onnx",
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to; by default RUN/onnx or RUN/torch.")] = None,
+    tasks: Annotated[str | None, typer.Option(metavar="A,B,...", help="The tasks to answer; all by default.")] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the network for others to run, once it says what `predict` says; with it comes what makes inputs of rows."""
+    from polytask.run import load
+    from polytask.run_folder import finished
+
+    place = finished(run) / to if out is None else Path(out)
+    from polytask.export.exporting import check_place, check_target
+
+    check_target(to)
+    check_place(place, overwrite)
+    exported = load(run).export(place, to, None if tasks is None else parse_list(tasks), overwrite)
+    files = ", ".join(sorted(file.name for file in place.expanduser().iterdir()))
+    typer.echo(f"{exported}\nsaved in {place if out is None else out}: {files}")
+
+
+@app.command(
+    epilog=_examples(
+        "polytask compare run/",
+        "polytask compare run/ --with mmoe,ple,cross_stitch,balancer:cagrad --seeds 5",
+        "polytask compare run/ --with mmoe --with '{sharing: {kind: hard, stages: 1}, balancer: dwa}'",
+        "polytask compare run/ --with mmoe --pick best --out picked/",
+    )
+)
 def compare(
     run: RunFolder,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="A,B,...",
+            help="What else to compare: kinds of sharing, balancer:KIND, encoder:KIND, or a mapping of these in braces. "
+            "Repeatable.",
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, metavar="N", help="How often each network is trained.")] = 3,
+    trees: Annotated[bool, typer.Option("--trees/--no-trees", help="Whether to fit gradient boosting to each target.")] = True,
+    pick: Annotated[
+        str | None,
+        typer.Option(metavar="best", help="Save a run in which each task is learned as is best by the validation rows alone."),
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="FOLDER", help="Where to save the run that is picked.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Train every task alone at the same budget and on the same split, and say whether sharing helped it."""
-    from rich.console import Console
-
-    from polytask.cli.progress import CompareProgress
-    from polytask.run import load
+    """Say per task whether sharing helped: against a network of its own at the same budget, and against other ways to share."""
+    from polytask.cli.comparing import check_pick, compared, parse_others, save_picked
     from polytask.run_folder import check_writable
 
-    trained, place = load(run), Path(run).expanduser() / "compare.json"
-    check_writable(place.parent)
-    with CompareProgress(Console()) as progress:
-        comparison = trained.compare(seeds, on_fit=progress)
-    typer.echo(comparison)
-    put_beside(comparison.to_dict(), place)
+    others = parse_others(with_ or [])
+    check_pick(pick, out, overwrite)
+    from polytask.run import load
+
+    trained = load(run)
+    check_writable(Path(run).expanduser())
+    picked = compared(trained, run, seeds, others, trees, pick is not None)
+    if picked is not None and out is not None:
+        save_picked(picked, out, overwrite)
 
 
 @app.command("list", epilog=_examples("polytask list", "polytask list balancers"))

@@ -12,11 +12,12 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from polytask.errors import listed
+from polytask.errors import counted, listed
 
 if TYPE_CHECKING:
     from polytask.scores import Scores
     from polytask.training import Epoch
+    from polytask.tuning.trials import Trial
 
 N_LINES = 10
 WIDTH = 100
@@ -139,6 +140,51 @@ class CompareProgress(_Shown):
             self.display.show(words, number - 1, total, name)
         else:
             self._say(f"{words}: {name}")
+
+
+class TuneProgress(_Shown):
+    """Follows a search: ``epoch`` after each epoch of its trainings, ``trial`` when a trial is done.
+
+    Args:
+        n_trials: How many there will be at most.
+        console: Where to say it.
+    """
+
+    def __init__(self, n_trials: int, console: Console) -> None:
+        super().__init__(console)
+        self.n_trials, self.n_before, self.done = n_trials, 0, 0
+        self.best: Trial | None = None
+        self.training = ""
+
+    def epoch(self, name: str, epoch: Epoch) -> None:
+        """Take in an epoch of a training."""
+        if self.n_before:
+            self._say(f"going on with {counted(self.n_before, 'trial')} done before")
+            self.n_before = 0
+        if self.display is not None:
+            best = "" if self.best is None else f"best {self.best.objective:.4f} ({self.best.name})\n"
+            words = f"trial {self.done + 1} of at most {self.n_trials}" if self.done < self.n_trials else "final trainings"
+            self.display.show(words, self.done, self.n_trials, f"{best}{name}: {_losses_of(epoch)}")
+        elif name not in (self.training, "") and "-" not in name.split()[0]:
+            self._say(name)
+        self.training = name
+
+    def trial(self, trial: Trial) -> None:
+        """Take in a trial; those that were there before ``epoch`` was first called are only counted."""
+        self.done += 1
+        better = trial.state == "complete" and (self.best is None or _objective(trial) < _objective(self.best))
+        self.best = trial if better else self.best
+        if not self.training:
+            self.n_before += 1
+            return
+        told = "failed" if trial.objective is None else f"{trial.objective:.4f}"
+        stopped = f", stopped at epoch {trial.epochs}" if trial.state == "pruned" else ""
+        best = ", the best so far" if better else "" if self.best is None else f" (best {self.best.objective:.4f})"
+        self._say(f"trial {self.done} of at most {self.n_trials}  {trial.name}  {told}{stopped}{best}")
+
+
+def _objective(trial: Trial) -> float:
+    return math.inf if trial.objective is None else trial.objective
 
 
 def _losses_of(epoch: Epoch) -> str:

@@ -35,8 +35,7 @@ class Start:
 
     def told(self) -> list[str]:
         """The guesses, a line each."""
-        kinds = {task.name: task.kind for task in self.recipe.tasks}
-        return [f"task {name!r} is taken for {kinds[name]}: {why}" for name, why in self.guesses.items()]
+        return told({task.name: task.kind for task in self.recipe.tasks}, self.guesses)
 
 
 def start(words: Words, read_all: bool = False) -> Start:
@@ -48,6 +47,16 @@ def start(words: Words, read_all: bool = False) -> Start:
 
     Raises:
         PolytaskError: A file, column, kind or field does not exist, or a kind cannot be guessed.
+    """
+    fields, tables, guesses = start_fields(words, read_all)
+    return Start(Recipe(**fields), tables, guesses)
+
+
+def start_fields(words: Words, read_all: bool = False) -> tuple[dict[str, Any], dict[str, pa.Table], dict[str, str]]:
+    """The recipe that the words ask for as plain values, some of which may be to be searched; tables and guesses as a Start's.
+
+    Raises:
+        PolytaskError: As ``start``, but a field that does not exist.
     """
     earlier = None if words.warm_start is None else Manifest.read(finished(words.warm_start) / MODEL)
     known = {} if earlier is None else {record.task.name: record.task.to_dict() for record in earlier.tasks}
@@ -75,7 +84,12 @@ def start(words: Words, read_all: bool = False) -> Start:
     guesses: dict[str, str] = {}
     for task in unknown:
         task["kind"], guesses[task["name"]] = _guessed(task, tables)
-    return Start(Recipe(**fields), tables, guesses)
+    return fields, tables, guesses
+
+
+def told(kinds: Mapping[str, str], guesses: Mapping[str, str]) -> list[str]:
+    """Why tasks have the kinds that were guessed for them, a line each."""
+    return [f"task {name!r} is taken for {kinds[name]}: {why}" for name, why in guesses.items()]
 
 
 def open_sources(words: Words, asked: Sequence[TaskWords]) -> dict[str, Source]:

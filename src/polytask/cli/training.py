@@ -25,12 +25,7 @@ WIDTH = 100
 
 def recipe_of(words: Words, out: str | None, overwrite: bool) -> Recipe:
     """The recipe that a file or the words ask for."""
-    words.tasks()  # a mistake in it is told before anything is read
-    if words.recipes and len(words.files) > 1:
-        raise PolytaskError("give one recipe, or data files, not both", found=", ".join(words.files))
-    if words.recipes and (given := words.only_with_data()):
-        mend = "Change the recipe, or use --set, as in --set tasks.price.kind=ordinal."
-        raise PolytaskError(f"a recipe says this already: {', '.join(given)}", where=words.recipes[0], mend=mend)
+    check_words(words)
     from polytask.recipe import Recipe
     from polytask.run_folder import check_free
 
@@ -43,6 +38,20 @@ def recipe_of(words: Words, out: str | None, overwrite: bool) -> Recipe:
     started = start(words)
     tell(started.told())
     return started.recipe
+
+
+def check_words(words: Words) -> None:
+    """Whether they are one recipe, or data files and tasks, before anything is read.
+
+    Raises:
+        PolytaskError: They are something else.
+    """
+    words.tasks()
+    if words.recipes and len(words.files) > 1:
+        raise PolytaskError("give one recipe, or data files, not both", found=", ".join(words.files))
+    if words.recipes and (given := words.only_with_data()):
+        mend = "Change the recipe, or use --set, as in --set tasks.price.kind=ordinal."
+        raise PolytaskError(f"a recipe says this already: {', '.join(given)}", where=words.recipes[0], mend=mend)
 
 
 def train(recipe: Recipe, out: str | None, overwrite: bool) -> Run:

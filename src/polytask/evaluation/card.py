@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from polytask.bundle import Bundle
@@ -10,15 +10,29 @@ from polytask.errors import counted, listed
 from polytask.fitted import FittedTask
 from polytask.scores import Scores
 
+USE = """`polytask predict RUN new.csv --out answers.csv`, or in Python `polytask.load(RUN).predict(frame)`. The folder holds
+plain values and weights only: loading it runs no code from it."""
 
-def model_card(bundle: Bundle, scores: Scores, record: Mapping[str, Any]) -> str:
-    """Tasks, inputs, scores, training and use, as Markdown."""
-    tasks = "\n".join(_task_line(fitted) for fitted in bundle.tasks.values())
+
+def model_card(
+    bundle: Bundle, scores: Scores, record: Mapping[str, Any], tasks: Sequence[str] | None = None, use: str = USE
+) -> str:
+    """Tasks, inputs, scores, training and use, as Markdown.
+
+    Args:
+        bundle: The network.
+        scores: Of its tasks.
+        record: Of its training.
+        tasks: Those to tell of; None for all.
+        use: How it is used.
+    """
+    told = [fitted for name, fitted in bundle.tasks.items() if tasks is None or name in tasks]
+    lines = "\n".join(map(_task_line, told))
     inputs = "\n".join(
         f"- {_origin(part.sources)}: {', '.join(f'`{name}` ({kind})' for name, kind in part.codec.kinds.items())}"
         for part in bundle.manifest.inputs
     )
-    rows, what = record["rows"], f"{_networks(bundle)} for {counted(len(bundle.tasks), 'task')}"
+    rows, what = record["rows"], f"{_networks(bundle)} for {counted(len(told), 'task')}"
     notes = "".join(f"- {note}\n" for note in record["notes"]) or "- none\n"
     papers = "\n".join(f"- {kind}: {paper}" for kind, paper in _papers(bundle).items()) or "- none"
     return f"""# Model card
@@ -26,7 +40,7 @@ def model_card(bundle: Bundle, scores: Scores, record: Mapping[str, Any]) -> str
 {what}, trained by polytask {record["polytask"]} (torch {record["torch"]}).
 
 ## Tasks
-{tasks}
+{lines}
 
 ## Inputs
 {inputs}
@@ -46,14 +60,16 @@ Methods:
 {papers}
 
 ## Use
-`polytask predict RUN new.csv --out answers.csv`, or in Python `polytask.load(RUN).predict(frame)`. The folder holds plain
-values and weights only: loading it runs no code from it.
+{use}
 """
 
 
 def _networks(bundle: Bundle) -> str:
-    n_networks = len(bundle.manifest.snapshots)
-    return f"One network with the weights of {n_networks} epochs," if n_networks else "One network"
+    networks = bundle.manifest.networks
+    kinds = dict.fromkeys(one.sharing.kind for one in networks if one.sharing is not None)
+    if len(kinds) > 1:
+        return f"{counted(len(networks), 'network')}, with the sharing {listed(kinds)},"
+    return f"One network with the weights of {len(networks)} epochs," if len(networks) > 1 else "One network"
 
 
 def _best(epochs: Mapping[str, int]) -> str:
@@ -82,5 +98,6 @@ def _origin(sources: Iterable[str]) -> str:
 
 def _papers(bundle: Bundle) -> dict[str, str]:
     manifest = bundle.manifest
-    parts = [manifest.encoder, manifest.sharing, manifest.head, *(fitted.task for fitted in bundle.tasks.values())]
+    networks = [part for one in manifest.networks for part in (one.encoder, one.sharing) if part is not None]
+    parts = [*networks, manifest.head, *(fitted.task for fitted in bundle.tasks.values())]
     return {part.kind: part.paper for part in parts if part.paper}

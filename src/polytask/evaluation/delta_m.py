@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from polytask.errors import PolytaskError, listed
+from polytask.evaluation.plain import Number
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class DeltaM:
         left_out: The metrics, as "task: metric", that have no gain: the baseline is 0, or a value is not finite.
     """
 
-    by_metric: float
-    by_task: float
-    per_task: dict[str, float]
+    by_metric: Number
+    by_task: Number
+    per_task: dict[str, Number]
     left_out: tuple[str, ...] = ()
 
 

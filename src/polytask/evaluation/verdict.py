@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polytask.errors import PolytaskError
-from polytask.intervals import Interval, PairedInterval, paired_interval
+from polytask.evaluation.plain import Number
+from polytask.intervals import LEVEL, Interval, PairedInterval, paired_interval
 
 Verdict = Literal["helped", "hurt", "can't tell"]
 
@@ -40,16 +42,20 @@ class TaskComparison:
         change_high: Upper end.
         verdict: Whether sharing helped; the interval holds 0 where that cannot be told.
         n_seeds: How many seeds were compared; with one the interval does not know how much another training would differ.
+        p_value: How likely a difference at least so large is where there is none; nan where there is no interval.
+        holds: Whether the verdict is more than "can't tell" also where all verdicts of a comparison are judged at once.
     """
 
     task: str
-    alone: float
-    together: float
-    change: float
-    change_low: float
-    change_high: float
+    alone: Number
+    together: Number
+    change: Number
+    change_low: Number
+    change_high: Number
     verdict: Verdict
     n_seeds: int
+    p_value: Number = math.nan
+    holds: bool = False
 
 
 def compare_losses(task: str, alone: NDArray[np.float64], together: NDArray[np.float64]) -> TaskComparison:
@@ -81,4 +87,26 @@ def compare_losses(task: str, alone: NDArray[np.float64], together: NDArray[np.f
         change_high=percent * interval.high,
         verdict=verdict(interval),
         n_seeds=interval.n_seeds,
+        p_value=interval.p_value,
     )
+
+
+def judged_at_once(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
+    """Which of several findings stand where the chance of a single wrong one among all is held to ``1 - level``.
+
+    Holm 1979, Scandinavian Journal of Statistics 6(2): the k-th least of n is compared with (1 - level) / (n - k + 1), until
+    one is larger. It holds however the findings depend on one another.
+
+    Example:
+        >>> judged_at_once([0.04, 0.001, 0.02])
+        [True, True, True]
+        >>> judged_at_once([0.04, 0.001, 0.03])
+        [False, True, False]
+    """
+    order = sorted(range(len(p_values)), key=lambda i: (math.isnan(p_values[i]), p_values[i]))
+    found = [False] * len(p_values)
+    for rank, index in enumerate(order):
+        if not p_values[index] <= (1 - level) / (len(order) - rank):
+            break
+        found[index] = True
+    return found

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -98,6 +98,8 @@ class ExpertSharing(Sharing, abstract=True):
 
 class ExpertTrunk(SharedTrunk):
     """A stem, stages that all tasks share if experts are perceptrons, and levels of experts."""
+
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {"gates": ("task", "expert"), "gate of the shared experts": ("expert",)}
 
     def __init__(
         self,

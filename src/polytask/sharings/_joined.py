@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,8 @@ class JoinedTrunk(SharedTrunk):
         readings: Makes what a task reads after a stage of such a spec; True is its own features.
         last: Makes what comes after all is summed up, of a spec.
     """
+
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {"mixing": ("task", "task")}
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -66,6 +66,8 @@ class Adapters(Sharing):
 
 class AdaptedTrunk(PerTaskTrunk):
     """Shared parts with adapters per task."""
+
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {"change": ("task",)}
 
     def __init__(self, plan: TrunkPlan, tasks: Sequence[str], adapters: Adapters) -> None:
         rank, scale = adapters.rank, adapters.scale

@@ -106,6 +106,12 @@ class BranchingTrunk(SharedTrunk):
 
     passes: Tensor
 
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "parents of tasks": ("task", "copy"),
+        "parents of stage": ("copy", "copy"),
+        "tree": ("task", "stage"),
+    }
+
     def __init__(self, plan: TrunkPlan, tasks: Sequence[str], spec: Branching) -> None:
         super().__init__()
         self.specs, self.tasks, self.spec = plan.specs, tuple(tasks), spec
@@ -119,6 +125,7 @@ class BranchingTrunk(SharedTrunk):
         self.parents = nn.ModuleList(nn.ModuleList(choice(f"parent of {i}, {j}") for j in range(n)) for i in stages[1:])
         self.leaves = nn.ModuleDict({module_key(task): choice(f"leaf of {task}") for task in tasks})
         self.register_buffer("passes", torch.tensor(0))
+        self.settled: dict[str, list[int]] = {}
 
     def forward(self, inputs: Sequence[Inputs], tasks: Sequence[str]) -> Mapping[str, StageOutputs]:
         stem = self.stem(inputs)
@@ -133,9 +140,14 @@ class BranchingTrunk(SharedTrunk):
 
     def tree(self, tasks: Sequence[str]) -> dict[str, list[int]]:
         """The copies of the stages that each task goes through in the most probable tree, or the one that was frozen."""
+        if self.settled:
+            return {task: self.settled[task] for task in tasks}
         leaves = _best(self._leaf(task) for task in tasks)
         parents = [_best(cast("Iterable[Choice]", choices)) for choices in self.parents]
         return {task: _upward(leaf, parents) for task, leaf in zip(tasks, leaves, strict=True)}
+
+    def settle(self) -> None:
+        self.settled = self.tree(self.tasks)
 
     def branches(self) -> dict[int, list[list[str]]]:
         """This tree as the scheme ``tree`` takes it."""

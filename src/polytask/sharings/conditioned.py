@@ -58,6 +58,8 @@ class Conditioned(Sharing):
 class FilmTrunk(PerTaskTrunk):
     """Shared parts whose outputs are scaled and shifted per task."""
 
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {"gamma": ("task", "channel"), "beta": ("task", "channel")}
+
     def __init__(self, plan: TrunkPlan, tasks: Sequence[str]) -> None:
         super().__init__(plan, tasks, "film", lambda part, spec: Film(spec))
 

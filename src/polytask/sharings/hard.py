@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from pydantic import Field
 from torch import nn
 
 from polytask.batch import Features, Inputs
@@ -25,20 +24,30 @@ class Hard(Sharing):
     It has the fewest parameters, and takes the least time, of all schemes: those of one network where all stages are shared.
 
     Args:
-        stages: How many stages are shared, counted from the stem; None shares them all.
+        stages: How many stages are shared, counted from the stem; None shares them all, -1 all but the last, and so on.
 
     Raises:
         PolytaskError: ``stages`` is more than the encoder has.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from polytask import Table
+        >>> encoder = Table(width=4, depth=3)
+        >>> plan = TrunkPlan(encoder, [encoder.fit_inputs(pa.table({"x": [0.0, 1.0]}), ["x"], {})])
+        >>> trunk = Hard(stages=-1).build(plan, ["a", "b"])
+        >>> {part: len(made) for part, made in plan.made.items()}  # the third is there once for each task
+        {'stem': 1, 'stage 1': 1, 'stage 2': 1, 'stage 3': 2}
     """
 
     paper: ClassVar[str] = "Caruana 1997, Machine Learning 28, doi:10.1023/A:1007379606734"
-    stages: int | None = Field(default=None, ge=0)
+    stages: int | None = None
 
     def build(self, plan: TrunkPlan, tasks: Sequence[str]) -> SharedTrunk:
-        n_shared = plan.n_stages if self.stages is None else self.stages
-        if n_shared > plan.n_stages:
-            mend = f"Give at most {plan.n_stages}."
-            raise PolytaskError(f"stages is {n_shared}, but the encoder has {plan.n_stages}", where="sharing hard", mend=mend)
+        stages, n = self.stages, plan.n_stages
+        n_shared = n if stages is None else stages + n if stages < 0 else stages
+        if not 0 <= n_shared <= n:
+            mend = f"Give at most {n}, or at least -{n}."
+            raise PolytaskError(f"stages is {stages}, but the encoder has {n}", where="sharing hard", mend=mend)
         return HardTrunk(plan, tasks, n_shared)
 
 

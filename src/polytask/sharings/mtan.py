@@ -58,6 +58,8 @@ class MTANTrunk(SharedTrunk):
         attentions: g, norm, relu, h and sigmoid of every stage, per task.
     """
 
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {"attention": ("channel",)}
+
     def __init__(self, settings: MTAN, plan: TrunkPlan, tasks: Sequence[str]) -> None:
         super().__init__()
         self.specs = plan.specs

@@ -63,6 +63,8 @@ class ResidualFusionTrunk(SharedTrunk):
         joints: What a task takes of what all decode.
     """
 
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {"fusion": ("task", "task")}
+
     def __init__(self, settings: ResidualFusion, plan: TrunkPlan, tasks: Sequence[str]) -> None:
         super().__init__()
         self.specs = plan.specs

@@ -121,6 +121,8 @@ class Mixture(nn.Module):
 class SluiceTrunk(JoinedTrunk):
     """Joined networks, and per task a mixture of its stages in the place of the last."""
 
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {**JoinedTrunk.axes, "mixture of stages": ("task", "stage")}
+
     def __init__(self, settings: Sluice, plan: TrunkPlan, tasks: Sequence[str]) -> None:
         n = settings.subspaces
         own, other = settings.same * torch.eye(n), torch.full((n, n), settings.different / n)

@@ -100,6 +100,12 @@ class Soft(Sharing):
 class SoftTrunk(SharedTrunk):
     """A network per task, and the penalty that ties them part by part."""
 
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "distance": ("task", "task"),
+        "covariance": ("task", "task"),
+        "singular values": ("singular value",),
+    }
+
     def __init__(self, plan: TrunkPlan, tasks: Sequence[str], sharing: Soft, omega: Penalty) -> None:
         super().__init__()
         self.specs, self.omega, self.strength = plan.specs, omega, sharing.strength

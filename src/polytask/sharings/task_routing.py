@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -48,6 +48,8 @@ class TaskRouting(Sharing):
 
 class RoutedTrunk(PerTaskTrunk):
     """Shared parts with a mask per task after each."""
+
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {"channels of": ("task", "channel"), "channels in common": ("task", "task")}
 
     def __init__(self, plan: TrunkPlan, tasks: Sequence[str], sigma: float) -> None:
         super().__init__(plan, tasks, "routes", lambda part, spec: Route(spec, sigma))

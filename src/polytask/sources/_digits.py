@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.datasets import load_digits
 
 from polytask.sources._idx import read_idx
 
@@ -27,6 +26,8 @@ class Digits:
 
 def scans(seed: int) -> Digits:
     """The 1,797 scans of 8 x 8 pixels, 0 to 16, that scikit-learn ships, dealt at random."""
+    from sklearn.datasets import load_digits  # here, for all sources are asked whose a file's suffix is
+
     found = load_digits()
     order = np.random.default_rng(seed).permutation(len(found.target))
     bounds = np.cumsum([0, *(round(share * len(order)) for share in SHARES.values())])

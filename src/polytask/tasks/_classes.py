@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional
 
+from polytask.answers import AnswerColumn
 from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, shown
 from polytask.task import Codec, Task, refuse
 from polytask.tasks._metrics import log_loss
@@ -57,7 +58,12 @@ class ClassTask(Task, abstract=True):
             n_k) a row as in scikit-learn; a mapping gives the numbers, 1 for a class that it does not name.
         calibration: "temperature" divides the logarithms of the probabilities by the number that gives the validation rows the
             least log loss (Guo 2017, arXiv:1706.04599, equation 9); None leaves the probabilities as they are.
+
+    Class attributes:
+        one_probability: Whether the view "probability" is that of the second of two classes, ``[N]``, and not ``[N, K]``.
     """
+
+    one_probability: ClassVar[bool] = False
 
     classes: tuple[ClassValue, ...] | None = None
     class_weights: ClassWeights = None
@@ -123,15 +129,14 @@ class ClassTask(Task, abstract=True):
         refuse_unseen(text.take(pa.array(unseen)), unseen, known, "its classes", self.place)
         return torch.from_numpy(np.maximum(codes, 0).astype(np.int64)), torch.from_numpy(present)
 
-    def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
-        values = pa.array(list(codec.classes))
-        columns = {self.name: values.take(pa.array(views["label"].numpy()))}
-        if probabilities:
-            shares = views["probability"]
-            shares = shares if shares.ndim == 2 else torch.stack([1 - shares, shares], 1)
-            for index, value in enumerate(codec.classes):
-                columns[f"{self.name}:{_class_text(value)}"] = pa.array(shares[:, index].numpy())
-        return columns
+    def answer_columns(self, codec: Codec) -> tuple[AnswerColumn, ...]:
+        names = [f"{self.name}:{_class_text(value)}" for value in codec.classes]
+        one = self.one_probability
+        each = (
+            AnswerColumn(name=name, view="probability", at=None if one else index, complement=one and index == 0, detail=True)
+            for index, name in enumerate(names)
+        )
+        return (AnswerColumn(name=self.name, view="label", values=codec.classes), *each)
 
 
 def refuse_unseen(unseen: pa.Array, rows: Rows, known: Sequence[str], field: str, where: str) -> None:

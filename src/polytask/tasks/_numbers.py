@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
@@ -101,8 +101,21 @@ def in_units(scaled: Tensor, codec: Codec) -> Tensor:
         return transformed
     if codec.transform == "log1p":
         return torch.expm1(transformed.clamp(max=MAX_LOG))
-    labels, scores = np.array(codec.knots).T
-    return torch.from_numpy(np.interp(transformed.numpy(), scores, labels))
+    labels, scores = torch.tensor(codec.knots, dtype=torch.float64).T.contiguous()
+    return interpolated(transformed, scores, labels)
+
+
+def interpolated(x: Tensor, places: Float[Tensor, " n"], values: Float[Tensor, " n"]) -> Tensor:
+    """The lines from value to value at increasing places, held at both ends: ``np.interp`` in operations that can be exported.
+
+    Example:
+        >>> interpolated(torch.tensor([0.5, 9.0]), torch.tensor([0.0, 1.0, 3.0]), torch.tensor([0.0, 10.0, 20.0]))
+        tensor([ 5., 20.])
+    """
+    held = x.clamp(places[0], places[-1])
+    piece = torch.bucketize(held, places[1:-1], right=True)
+    slopes = values.diff() / places.diff()
+    return values[piece] + slopes[piece] * (held - places[piece])
 
 
 def chosen_transform(values: Floats) -> Transform:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import ClassVar, Self
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from polytask.answers import AnswerColumn
 from polytask.errors import PolytaskError, listed
 from polytask.scorer import Scorer
 from polytask.task import Codec
@@ -68,6 +69,7 @@ class Binary(ClassTask):
     """
 
     says_yes: ClassVar[bool] = True
+    one_probability: ClassVar[bool] = True
     default_metrics: ClassVar[tuple[str, ...]] = ("accuracy", "roc_auc", "average_precision", "log_loss")
 
     focal: float = Field(default=0.0, ge=0)
@@ -127,11 +129,9 @@ class Binary(ClassTask):
         probability = calibrated(estimate, codec.temperature)
         return {"probability": probability, "label": (probability > codec.thresholds[0]).long()}
 
-    def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
-        columns = super().answer(views, codec, probabilities)
-        if probabilities and "joint" in views:
-            columns[f"{self.name}:joint"] = pa.array(views["joint"].numpy())
-        return columns
+    def answer_columns(self, codec: Codec) -> tuple[AnswerColumn, ...]:
+        both = AnswerColumn(name=f"{self.name}:joint", view="joint", detail=True)
+        return (*super().answer_columns(codec), *((both,) if self.given is not None else ()))
 
     @property
     def tunes(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from polytask.answers import AnswerColumn
 from polytask.scorer import Scorer
 from polytask.task import Codec, Task, numbers, refuse
 from polytask.tasks._metrics import count_scorers
@@ -70,8 +70,8 @@ class Count(Task):
     def truth(self, target: Tensor, codec: Codec) -> Tensor:
         return target.double() * codec.scale
 
-    def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
-        return {self.name: pa.array(views["value"].numpy())}
+    def answer_columns(self, codec: Codec) -> tuple[AnswerColumn, ...]:
+        return (AnswerColumn(name=self.name, view="value"),)
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         return count_scorers()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from polytask.answers import AnswerColumn
 from polytask.errors import PolytaskError, counted, listed
 from polytask.scorer import Scorer
 from polytask.task import Codec, Task, numbers, refuse
@@ -196,15 +197,12 @@ class Multilabel(Task):
 
         return best_temperature(loss_at)
 
-    def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
-        label = views["label"].bool()
-        texts = [self.separator.join(name for name, on in zip(codec.labels, row, strict=True) if on) for row in label.tolist()]
-        columns = {self.name: pa.array(texts, pa.string())}
-        if probabilities:
-            columns |= {
-                f"{self.name}:{name}": pa.array(views["probability"][:, i].numpy()) for i, name in enumerate(codec.labels)
-            }
-        return columns
+    def answer_columns(self, codec: Codec) -> tuple[AnswerColumn, ...]:
+        each = (
+            AnswerColumn(name=f"{self.name}:{name}", view="probability", at=index, detail=True)
+            for index, name in enumerate(codec.labels)
+        )
+        return (AnswerColumn(name=self.name, view="label", values=codec.labels, separator=self.separator), *each)
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         return multilabel_scorers(codec.labels)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, ClassVar, Self
 
-import pyarrow as pa
 import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from polytask.answers import AnswerColumn
 from polytask.errors import PolytaskError
 from polytask.scorer import Scorer
 from polytask.task import Codec
@@ -74,11 +73,10 @@ class Quantile(NumberTask):
         middle = min(range(len(self.quantiles)), key=lambda index: abs(self.quantiles[index] - 0.5))
         return {"value": quantiles[:, middle], "quantiles": quantiles}
 
-    def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
-        columns = {self.name: pa.array(views["value"].numpy())}
-        for index, level in enumerate(self.quantiles):
-            columns[f"{self.name}:{level:g}"] = pa.array(views["quantiles"][:, index].numpy())
-        return columns
+    def answer_columns(self, codec: Codec) -> tuple[AnswerColumn, ...]:
+        levels = enumerate(self.quantiles)
+        each = (AnswerColumn(name=f"{self.name}:{level:g}", view="quantiles", at=index) for index, level in levels)
+        return (AnswerColumn(name=self.name, view="value"), *each)
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         return quantile_scorers(self.quantiles)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
-import pyarrow as pa
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from polytask.answers import AnswerColumn
 from polytask.scorer import Scorer
 from polytask.task import Codec
 from polytask.tasks._metrics import regression_scorers
 from polytask.tasks._numbers import NumberTask, in_units
 from polytask.tasks._quantiles import weighted_quantile
 
-N_RESIDUALS = 64
+# All at once would take the memory of as many columns, one after the other as many operations.
+N_RESIDUALS, N_AT_ONCE = 64, 16
 
 
 class Regression(NumberTask):
@@ -37,6 +37,7 @@ class Regression(NumberTask):
             doi:10.1214/aoms/1177703732).
 
     Example:
+        >>> import pyarrow as pa
         >>> task = Regression("price")
         >>> codec = task.fit_target(pa.array([100.0, 300.0]))
         >>> codec.center, codec.scale
@@ -73,10 +74,10 @@ class Regression(NumberTask):
         return outputs.mean(1)
 
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
-        residuals = codec.residuals or (0.0,)
-        value = torch.zeros(len(estimate), dtype=torch.float64)
-        for residual in residuals:
-            value += in_units(estimate.double() + residual, codec)
+        residuals = torch.tensor(codec.residuals or (0.0,), dtype=torch.float64)
+        value = torch.zeros_like(estimate, dtype=torch.float64)
+        for some in residuals.split(N_AT_ONCE):
+            value = value + in_units(estimate.double().unsqueeze(1) + some, codec).sum(1)
         return {"value": value / len(residuals)}
 
     def constant_views(self, codec: Codec, n_rows: int) -> dict[str, Tensor]:
@@ -100,8 +101,8 @@ class Regression(NumberTask):
             found = torch.stack([weighted_quantile(residuals, level, weights) for level in levels])
         return codec.model_copy(update={"residuals": tuple(found.tolist())})
 
-    def answer(self, views: Mapping[str, Tensor], codec: Codec, probabilities: bool = False) -> dict[str, pa.Array]:
-        return {self.name: pa.array(views["value"].numpy())}
+    def answer_columns(self, codec: Codec) -> tuple[AnswerColumn, ...]:
+        return (AnswerColumn(name=self.name, view="value"),)
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         return regression_scorers()

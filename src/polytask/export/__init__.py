@@ -1,0 +1,1 @@
+"""A trained network in a form that others run: ONNX and torch.export, and what reads them without torch."""

@@ -1,0 +1,100 @@
+"""What ``polytask compare`` found, for the verdict and in one picture: the gain of every candidate over each task alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from polytask.report.blocks import Block, Mark, Missing, Strips, Words
+from polytask.report.evidence import Evidence
+from polytask.report.words import joined, signed
+
+COLORS = {"helped": 3, "hurt": 2, "can't tell": 1}
+SHARING = {"helped": "sharing helped", "hurt": "sharing hurt", "can't tell": "can't tell"}
+
+
+def verdicts(evidence: Evidence, candidate: str = "run") -> dict[str, Mapping[str, Any]]:
+    """What the comparison says of each task of a candidate; empty where it was not made."""
+    for result in evidence.compared.get("candidates", ()):
+        if result["name"] == candidate:
+            return {told["task"]: told for told in result["verdicts"]}
+    return {}
+
+
+def against_alone(evidence: Evidence) -> Iterator[Block]:
+    """The gain in the loss of each task, and Delta-m, for every candidate."""
+    compared = evidence.compared
+    if not compared:
+        warm = evidence.run.recipe.warm_start is not None
+        why = (
+            "It cannot be told for a run that began with the weights of another."
+            if warm
+            else "It has not been tried: `polytask compare RUN` trains each task alone at the same budget, and says so here."
+        )
+        yield Missing("Each task alone against all together", why)
+        return
+    results = [*compared["candidates"], *([compared["trees"]] if compared.get("trees") else [])]
+    marks = [mark for result in results for mark in _marks(result)]
+    ends = [value for mark in marks for value in (mark.value, mark.low, mark.high) if value is not None] + [0.0]
+    low, high = max(min(ends), -100.0), min(max(ends), 100.0)
+    room = 0.04 * (high - low) or 1.0
+    seeds = compared["seeds"]
+    caption = (
+        f"How much less loss than when trained alone at the same budget, in percent, with 95 % intervals over rows and "
+        f"{len(seeds)} seed{'s' * (len(seeds) != 1)}, on the {compared['judged_on']} rows: right of the line together is "
+        "better. Delta-m is the mean gain of the metrics, with the span of the seeds."
+    )
+    if len(seeds) == 1:
+        caption += " One seed only: the intervals do not know how much another training would differ."
+    head = ("", "gain", "verdict")
+    yield Strips("Each task alone against all together", head, marks, low - room, high + room, caption, 0.0)
+    told = [("", note) for note in compared.get("notes", ())]
+    told += [(f"{what}:", str(why)) for what, why in compared.get("left_out", {}).items()]
+    if picks := compared.get("picks"):
+        by_name: dict[str, list[str]] = {}
+        for task, name in picks.items():
+            by_name.setdefault(name, []).append(task)
+        chosen = "; ".join(f"{_name(name)} for {joined(tasks)}" for name, tasks in by_name.items())
+        told.insert(0, ("By the validation rows alone one would take:", f"{chosen}."))
+    if told:
+        yield Words("", told)
+
+
+def _name(name: str) -> str:
+    return {"run": "this run's recipe", "alone": "each alone"}.get(name, name)
+
+
+def _marks(result: Mapping[str, Any]) -> Iterator[Mark]:
+    delta = result.get("delta_m")
+    title = _name(result["name"])
+    if delta:
+        seeds = [by_task for _, by_task in result.get("delta_m_of_seeds", ()) if by_task is not None]
+        value = _number(delta["by_task"])
+        low, high = (min(seeds), max(seeds)) if len(seeds) > 1 else (None, None)
+        yield Mark(f"{title}: Delta-m", (_percent(value), "mean over tasks"), value, low, high, color=4, head=True)
+    for number, told in enumerate(result["verdicts"]):
+        gain, low, high = (_negated(told[key]) for key in ("change", "change_high", "change_low"))
+        name = f"{title}: {told['task']}" if not delta and number == 0 else told["task"]
+        yield Mark(
+            name,
+            (_percent(gain), told["verdict"]),
+            gain,
+            low,
+            high,
+            color=COLORS.get(told["verdict"], 1),
+            head=not delta and number == 0,
+        )
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _negated(value: float | None) -> float | None:
+    known = _number(value)
+    return None if known is None else -known
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{signed(value)} %"
