@@ -78,9 +78,9 @@ def read_record(place: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[
     return record, scores, history
 
 
-def cannot_write(error: OSError, place: Path, mend: str) -> PolytaskError:
-    """The error for a run that could not be written."""
-    return PolytaskError("cannot write the run", where=str(place), found=error.strerror or str(error), mend=mend)
+def cannot_write(error: OSError, place: Path, mend: str, what: str = "run") -> PolytaskError:
+    """The error for a run, or what is made of it, that could not be written."""
+    return PolytaskError(f"cannot write the {what}", where=str(place), found=error.strerror or str(error), mend=mend)
 
 
 def _parsed(path: Path, *keys: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from polytask import (
     Recipe,
     Regression,
     Run,
+    Table,
     TabM,
     Trainer,
     fit,
@@ -54,7 +55,7 @@ def rows(n_rows: int = 150, seed: int = 0) -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def run() -> Run:
     trainer = Trainer(epochs=2, device="cpu", optimizer={"lr": 1e-2})
-    encoder = TabM(width=8, members=2, embedding_width=4)
+    encoder = Table(width=8, depth=1, embedding_width=4)
     return fit(Recipe(sources=[Frame(rows(), name="houses")], tasks=TASKS, drop=["id"], encoder=encoder, trainer=trainer))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from polytask.evaluation.conflict import agreement_of
 from polytask.recipe import FAMILIES
 from polytask.report.between import axis_labels, canonical_correlation
 from polytask.report.bibliography import cited, entries, uncited
-from polytask.report.charts import calibration, predicted_against_true
+from polytask.report.charts import calibration, lines, predicted_against_true
 from polytask.report.evidence import Evidence
 from polytask.report.importance import permutation_importance
 from polytask.report.record import flops
@@ -113,6 +114,13 @@ def test_many_rows_make_no_larger_drawings() -> None:
         sizes.append(len(predicted_against_true(x, x + draw.normal(size=n_rows))))
     assert max(sizes) < 60_000
     assert len(calibration([{"said": 0.5, "true": 0.4, "low": 0.3, "high": 0.6}])) < 10_000
+
+
+def test_ticks_say_what_they_are() -> None:
+    told = re.findall(r">([\d.]+)</text>", lines([([1, 2, 3], [0.0101, 0.0102, 0.0103], 1)], "epoch", "loss"))
+    heights = [float(text) for text in told if text.startswith("0.01")]
+    assert len(heights) == len(set(heights)) >= 3
+    assert 0.0101 in heights
 
 
 def test_flops_are_those_of_the_layers(run: Run) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from polytask import PolytaskError, Run, load
+from polytask.report.evidence import Evidence
 from tests.cli.command import done, mistake
 from tests.report.runs import N_TEST, NAMES, SCRIPT
 
@@ -135,7 +136,7 @@ def test_page_tells_what_compare_found(moved: Callable[[], Path]) -> None:
     for words in ("ple: Delta-m", "ple for <script>", "a careful note", "mtan: it failed"):
         assert words in seen, words
     (folder / "compare.json").write_text("{", encoding="utf-8")
-    assert "It has not been tried" in text_of(load(folder).report())
+    assert Evidence.of(load(folder), "run").compared == {}
 
 
 def test_runs_side_by_side(run: Run, moved: Callable[[], Path]) -> None:

@@ -308,6 +308,13 @@ def test_primary_tasks_alone_make_the_objective_and_one_task_needs_no_baseline()
     assert "best with" not in str(said)
 
 
+def test_a_balancer_of_the_recipes_is_compared_with_equal_weights_by_its_name() -> None:
+    found = tune(recipe(balancer="uncertainty"), 1, seeds=1, fit_best=False)
+    assert [trial.arm for trial in found.trials] == ["tuned", "equal"]
+    assert found.trials[0].losses != found.trials[1].losses
+    assert "\nbest with uncertainty  " in str(found)
+
+
 def test_what_mattered_stands_out_from_chance() -> None:
     space = Space.of(recipe(), {"encoder.dropout": {"search": [0.0, 0.5]}, **LR})
     values = [(0.5 * (i * 7 % 60) / 60, 10 ** (-9 + 7 * i / 60)) for i in range(60)]

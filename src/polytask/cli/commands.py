@@ -160,10 +160,11 @@ def tune(
     fit: Annotated[bool, typer.Option("--fit/--no-fit", help="Train the best recipe and keep it in FOLDER/run.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where there is another search.")] = False,
 ) -> None:
-    """Search for a better recipe: learning rate, regularization, weights of the tasks, and what a recipe.yaml says.
+    r"""Search for a better recipe: learning rate, regularization, weights of the tasks, and what a recipe.yaml says.
 
-    In place of any value the recipe may have {search: [0.0001, 0.01], log: true} or {search: [mmoe, hard, ple]}. Stopped or
-    killed, the same command goes on.
+    In place of any value the recipe may have {search: [0.0001, 0.01], log: true} or {search: \[mmoe, hard, ple]}.
+
+    Stopped or killed, the same command goes on.
     """
     from polytask.cli.tuning import say_tuning, tuned
 

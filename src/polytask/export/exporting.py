@@ -103,7 +103,7 @@ def export(
             card = model_card(bundle, mine, record, tasks=list(metadata.tasks), use=use_of(metadata, agreement))
             (draft / CARD).write_text(card, encoding="utf-8")
     except OSError as error:
-        raise cannot_write(error, place, "Export to another place.") from error
+        raise cannot_write(error, place, "Export to another place.", "model") from error
     return agreement
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,9 +69,13 @@ def traced(bundle: Bundle, index: int, graph: Graph, tasks: Sequence[str]) -> Ex
 
 def refusal(bundle: Bundle, by: str, error: Exception) -> PolytaskError:
     """The error for a network that a library could not take."""
-    manifest = bundle.manifest
-    heads = {fitted.task.head.kind for fitted in bundle.tasks.values() if fitted.task.head is not None} | {manifest.head.kind}
-    kinds = f"encoder {manifest.encoder.kind}, sharing {manifest.sharing.kind}, heads {listed(sorted(heads))}"
+    networks = bundle.manifest.networks
+    parts: dict[str, list[Any]] = {
+        "encoder": [network.encoder for network in networks],
+        "sharing": [network.sharing for network in networks],
+        "head": [fitted.task.head or bundle.manifest.head for fitted in bundle.tasks.values()],
+    }
+    kinds = ", ".join(f"{name} {listed(dict.fromkeys(part.kind for part in each))}" for name, each in parts.items())
     found = f"{type(error).__name__}: {one_line(error)[:300]}"
     mend = "Leave tasks out with --tasks, or fit with another encoder, sharing or head."
     return PolytaskError(f"{by} cannot take this network", where=kinds, found=found, mend=mend)

@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from polytask.batch import Dataset
+from polytask.errors import counted
 from polytask.evaluation.conflict import agreement_of, pairs_over_time, weights_over_time
 from polytask.fitted import FittedTask
 from polytask.model import MultiTaskModel, Snapshots
@@ -140,7 +141,11 @@ def _gradients(evidence: Evidence) -> Iterator[Block]:
     seen = agreement_of(evidence.run.history)
     if not seen.pairs:
         alone = all(one.sharing is not None and one.sharing.independent for one in evidence.run.bundle.manifest.networks)
-        why = "the tasks share no parameter" if alone else "the training never looked at two tasks' gradients together"
+        why = (
+            "the tasks share no parameter"
+            if alone
+            else "no shared parameter had gradients of two tasks when the training looked"
+        )
         yield Missing("Cosines and norm ratios of the tasks' gradients", f"There are none: {why}.")
         return
     names = list(seen.tasks)
@@ -148,9 +153,9 @@ def _gradients(evidence: Evidence) -> Iterator[Block]:
     pairs |= {(b, a): (cosine, 1 / ratio) for (a, b), (cosine, ratio) in pairs.items()}
     cosines = [[_cosine_cell(pairs.get((a, b))) for b in names] for a in names]
     caption = (
-        f"Mean cosine of two tasks' gradients of the shared parameters, over {seen.looks} looks. Below 0 (orange) what helps "
-        f"one task harms the other; the mean cosine with the mean gradient is {seen.cosine:.2f}, and unrelated gradients have "
-        f"{seen.unrelated:.2f}."
+        f"Mean cosine of two tasks' gradients of the shared parameters, over {counted(seen.looks, 'look')}. Below 0 (orange) "
+        f"what helps one task harms the other; the mean cosine with the mean gradient is {seen.cosine:.2f}, and unrelated "
+        f"gradients have {seen.unrelated:.2f}."
     )
     yield Heat("Cosine of gradients", names, names, cosines, caption)
     ratios = [[_ratio_cell(pairs.get((a, b))) for b in names] for a in names]
@@ -268,11 +273,11 @@ def _diagnostic(trunk: SharedTrunk, name: str, value: Tensor, tasks: Sequence[st
         return _spread(title, rows, value.float().numpy(), axes[1], where)
     corner = " \\ ".join(axis for axis in axes if axis)
     caption = f"A row per {axes[0]}, a column per {axes[1]}" if axes[0] and axes[1] else f"By {corner or 'number'}"
-    if not value.is_floating_point():
-        cells = [[Cell(str(int(v)), int(v)) for v in row] for row in value.tolist()]
+    if not value.is_floating_point() and value.dtype != torch.bool:
+        cells = [[Cell(str(v + 1), v) for v in row] for row in value.tolist()]  # parts are counted from 1 as their names are
         return Heat(title, rows, columns, cells, f"{caption}{where}. The same number is the same part.", corner, nominal=True)
-    top = float(value.abs().max()) or 1.0
-    cells = [[Cell(fixed(v), v / top) for v in row] for row in value.tolist()]
+    top = float(value.float().abs().max()) or 1.0
+    cells = [[Cell(fixed(v), v / top) for v in row] for row in value.float().tolist()]
     return Heat(title, rows, columns, cells, f"{caption}{where}.", corner)
 
 

@@ -148,7 +148,7 @@ def residual_deciles(predicted: Floats, true: Floats) -> str:
         axes.set_xticks(xs)
         axes.grid(visible=False, axis="x")
 
-    return drawn(draw, "tenth of the rows, from the lowest prediction to the highest", "true minus predicted")
+    return drawn(draw, "tenth of the rows, in order of the prediction", "true minus predicted")
 
 
 def roc(curves: Sequence[tuple[NDArray[np.bool_], Floats, Floats | None]]) -> str:

@@ -87,19 +87,24 @@ def themed(svg: str) -> str:
     """matplotlib's SVG for a page that has several: it fills its place, takes the page's font and the style sheet's colors.
 
     Example:
-        >>> themed('<svg width="360pt" viewBox="0 0 360 240"><text style="font-size: 10px; fill: #010101">a</text></svg>')
-        '<svg viewBox="0 0 360 240"><text style="font-size: 10px; fill: var(--ink)">a</text></svg>'
+        >>> themed('<svg width="360pt" viewBox="0 0 360 240"><text x="8.12345" style="fill: #010101">0.0025</text></svg>')
+        '<svg viewBox="0 0 360 240"><text x="8.12" style="fill: var(--ink)">0.0025</text></svg>'
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg)
     svg = re.sub(r"<defs>\s*<style[^>]*>.*?</style>\s*</defs>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"font: (?:[a-z0-9]+ )*?([\d.]+px) [^;\"]*", r"font-size: \1", svg)
     svg = re.sub(r"font-family: [^;\"]*(?:; )?", "", svg)
-    svg = re.sub(r"(-?\d+\.\d{2})\d+", r"\1", svg)
+    svg = re.sub(r"<[^>]*>", _with_short_numbers, svg)
     svg = re.sub(r' transform="rotate\(-?0(?:\.0+)? [^)]*\)"', "", svg)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, f"var({variable})")
     return re.sub(r"\s*\n\s*", " ", _own_ids(svg)).strip()
+
+
+def _with_short_numbers(tag: re.Match[str]) -> str:
+    """A hundredth of a pixel is enough for a place; what is written in the drawing is no place, and stays."""
+    return re.sub(r"(-?\d+\.\d{2})\d+", r"\1", tag[0])
 
 
 def _own_ids(svg: str) -> str:

@@ -252,8 +252,10 @@ def _sliced(evidence: Evidence, judged: Judged, importance: Importance | None) -
         f"{worse or 'no'} of {len(found)} slices {'is' if worse == 1 else 'are'} worse than it beyond their 95 % interval "
         f"(orange). Chance alone makes about {max(1, round(0.025 * len(found)))} of so many look so."
     )
-    head = ("slice", "rows", what)
-    yield Strips("Scores by slice", head, marks, min(ends) - room, max(ends) + room, caption, overall)
+    start, end = min(ends) - room, max(ends) + room
+    if share:
+        start, end = max(0.0, start), min(1.0, end)
+    yield Strips("Scores by slice", ("slice", "rows", what), marks, start, end, caption, overall)
 
 
 def _mark(each: Slice, previous: Slice | None, overall: float, higher_is_better: bool) -> Mark:
@@ -284,7 +286,7 @@ def _texts(judged: Judged, row: int) -> tuple[str, str]:
     """What is true in a row, and what was answered."""
     views, truth, codec = judged.views, judged.truth[row], judged.fitted.codec
     if "value" in views:
-        return cell_text(round(float(truth), 6)), f"{float(views['value'][row]):,.6g}"
+        return cell_text(float(truth)), cell_text(float(views["value"][row]))
     if "label" not in views:
         return cell_text(truth), "-"
     if judged.truth.ndim == 2:

@@ -9,7 +9,7 @@ from polytask.errors import counted
 from polytask.evaluation.conflict import agreement_of, conflict_notes
 from polytask.leaks import is_about_inputs
 from polytask.report.blocks import Block, Group, Mark, Section, Strips, Words
-from polytask.report.comparison import COLORS, SHARING, verdicts
+from polytask.report.comparison import COLORS, SHARING, beaten_by_trees, can_be_compared, verdicts
 from polytask.report.evidence import Evidence, names_of
 from polytask.report.importance import Importance
 from polytask.report.per_task import calibration_bins
@@ -75,6 +75,7 @@ def _how_good(evidence: Evidence) -> Block:
             continue
         marks.append(_mark(scores[name], found.get(name, {}).get("verdict")))
     caption = "Where the score lies between that of the best constant answer and a perfect one, with its 95 % interval."
+    caption += " Green: sharing helped; orange: it hurt." if found else ""
     head = ("task", "metric", "score", "constant", "sharing")
     return Strips("How good is each task?", head, marks, 0.0, 1.0, caption, ends=("as the constant", "perfect"))
 
@@ -122,7 +123,9 @@ def dropped(evidence: Evidence) -> list[tuple[str, str]]:
     run = evidence.run
     found: list[tuple[str, str]] = []
     if run.recipe.drop:
-        found.append(("By the recipe:", f"the columns {joined(run.recipe.drop, 12)}."))
+        found.append(
+            ("By the recipe:", f"{'column' if len(run.recipe.drop) == 1 else 'columns'} {joined(run.recipe.drop, 12)}.")
+        )
     notes = [note for note in run.record["notes"] if "left out" in note or "no label" in note or "stays untrained" in note]
     found += [("", f"{note[:1].upper()}{note[1:]}.") for note in notes]
     return found or [("Nothing.", "Every column is an input or a label, and no step was skipped.")]
@@ -163,8 +166,7 @@ def _as_good(task: TaskScores) -> bool:
 
 
 def _sharing(evidence: Evidence) -> Iterator[tuple[str, str]]:
-    run = evidence.run
-    if len(evidence.tasks) < 2 or run.recipe.warm_start is not None:
+    if not can_be_compared(evidence):
         return
     if not evidence.compared:
         yield "Run `polytask compare` on this run:", "whether sharing helped each task cannot be told from one training."
@@ -178,7 +180,12 @@ def _sharing(evidence: Evidence) -> Iterator[tuple[str, str]]:
         )
     elif picks:
         chosen = joined(f"{name} for {task}" for task, name in picks.items())
-        yield "Another way did better on the validation rows:", f"{chosen}."
+        yield "Another way did better on the validation rows:", f"{chosen}; `polytask compare RUN --pick best` takes it."
+    if trees := beaten_by_trees(evidence):
+        yield (
+            f"Give the network more time or width for {joined(trees)}:",
+            "boosted trees do better there than a network of the task's own, so there is more to be had from these columns.",
+        )
 
 
 def _balancing(evidence: Evidence) -> Iterator[tuple[str, str]]:

@@ -102,8 +102,8 @@ def cell_text(value: object) -> str:
     """A cell of a table of the data, on one line, cut where it is long.
 
     Example:
-        >>> cell_text(None), cell_text(1250000.0), cell_text("a b")
-        ('missing', '1,250,000', 'a b')
+        >>> cell_text(None), cell_text(1250000.3), cell_text(47.12345), cell_text("a b")
+        ('missing', '1,250,000', '47.123', 'a b')
     """
     if value is None:
         return "missing"
@@ -112,7 +112,8 @@ def cell_text(value: object) -> str:
     if isinstance(value, int):
         return str(value) if abs(value) < 10_000 else f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e12 else f"{value:,.6g}"
+        whole = value.is_integer() or abs(value) >= 10_000
+        return f"{value:,.0f}" if whole and abs(value) < 1e12 else f"{value:,.5g}"
     text = " ".join(str(value).split())
     return text if len(text) <= MAX_CELL else f"{text[: MAX_CELL - 1]}…"
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's palette, which is told apart without red and green; shapes say the same again.
-STYLES = {"tuned": ("#0072B2", "o", "tuned weights"), "equal": ("#E69F00", "s", "equal weights")}
+STYLES = {"tuned": ("#0072B2", "o"), "equal": ("#E69F00", "s")}
 DEFAULT, CHOSEN = ("#000000", "X"), "#D55E00"
 
 
@@ -89,7 +89,9 @@ def preferences(choose: str | Mapping[str, float] | None, tasks: Sequence[str]) 
     return weights
 
 
-def draw_front(trials: Sequence[Trial], tasks: Sequence[str], chosen: Trial, folder: Path) -> list[Path]:
+def draw_front(
+    trials: Sequence[Trial], tasks: Sequence[str], chosen: Trial, folder: Path, weighing: str = "tuned weights"
+) -> list[Path]:
     """Draw the validation losses of the trials: two tasks as points, more as a line each; ``front.svg`` and ``front.png``."""
     import matplotlib as mpl
 
@@ -101,7 +103,8 @@ def draw_front(trials: Sequence[Trial], tasks: Sequence[str], chosen: Trial, fol
     done, front = [trial for trial in trials if trial.state == "complete"], front_of(trials, tasks)
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 11, "axes.spines.top": False, "axes.spines.right": False}):
         figure, axes = plt.subplots(figsize=(7.5, 5.2) if len(tasks) == 2 else (max(7.5, 1.4 * len(tasks) + 3), 5.2))
-        (_points if len(tasks) == 2 else _lines)(axes, done, front, tasks, chosen)
+        names = {"tuned": weighing, "equal": "equal weights"}
+        (_points if len(tasks) == 2 else _lines)(axes, done, front, tasks, chosen, names)
         axes.set_title("Validation loss, in units of the best constant's; lower is better", fontsize=11, loc="left")
         places = [folder / f"{FRONT}.{ending}" for ending in ("svg", "png")]
         for place in places:
@@ -110,17 +113,19 @@ def draw_front(trials: Sequence[Trial], tasks: Sequence[str], chosen: Trial, fol
     return places
 
 
-def _points(axes: Axes, done: Sequence[Trial], front: Sequence[Trial], tasks: Sequence[str], chosen: Trial) -> None:
+def _points(
+    axes: Axes, done: Sequence[Trial], front: Sequence[Trial], tasks: Sequence[str], chosen: Trial, names: Mapping[str, str]
+) -> None:
     x, y = tasks
     axes.step(
         [t.losses[x] for t in front], [t.losses[y] for t in front], where="post", color="#999999", lw=1, zorder=1, label="front"
     )
-    for arm, (color, marker, label) in STYLES.items():
+    for arm, (color, marker) in STYLES.items():
         own = [trial for trial in done if trial.arm == arm and trial.number]
         if own:
             xs, ys = ([trial.losses[task] for trial in own] for task in tasks)
             faces = [color if trial in front else "none" for trial in own]
-            axes.scatter(xs, ys, s=36, marker=marker, facecolors=faces, edgecolors=color, label=label, zorder=2)
+            axes.scatter(xs, ys, s=36, marker=marker, facecolors=faces, edgecolors=color, label=names[arm], zorder=2)
     first = [trial for trial in done if not trial.number][:1]
     color, marker = DEFAULT
     axes.scatter(
@@ -154,12 +159,14 @@ def _shown_range(done: Sequence[Trial], front: Sequence[Trial], task: str) -> tu
     return low - room, high + room
 
 
-def _lines(axes: Axes, done: Sequence[Trial], front: Sequence[Trial], tasks: Sequence[str], chosen: Trial) -> None:
+def _lines(
+    axes: Axes, done: Sequence[Trial], front: Sequence[Trial], tasks: Sequence[str], chosen: Trial, names: Mapping[str, str]
+) -> None:
     """A line per trial of the front, relative to the default recipe."""
     default = next(trial for trial in done if not trial.number)
     told: set[str] = set()
     for trial in front:
-        color, marker, label = STYLES[trial.arm]
+        (color, marker), label = STYLES[trial.arm], names[trial.arm]
         own = trial.name == chosen.name
         values = [100 * (trial.losses[task] / default.losses[task] - 1) for task in tasks]
         name = f"chosen: {trial.name}" if own else "" if label in told else f"front, {label}"

@@ -28,8 +28,6 @@ MIN_TRIALS = 15  # before which it is not said what mattered
 MIN_SURE = 100
 WIDEST = 40
 MAX_COLUMNS = 6  # tasks that have a column of their own
-NAMES: dict[str, str] = {"default": "default recipe", "equal": "best with equal weights", "tuned": "best with tuned weights"}
-NAMES_ALONE = NAMES | {"tuned": "best"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,9 @@ class Tuning:
 
     @property
     def _names(self) -> Mapping[str, str]:
-        return NAMES if "equal" in self.contenders else NAMES_ALONE
+        """The contenders in words."""
+        best = f"best with {self.space.weighing}" if "equal" in self.contenders else "best"
+        return {"default": "default recipe", "equal": "best with equal weights", "tuned": best}
 
     def _validation(self) -> str:
         """The validation losses of the contenders, and what was gained."""
@@ -147,7 +147,7 @@ class Tuning:
         if "equal" in self.contenders and "tuned" in self.contenders and not self.front:
             own = change_of(self.contenders["equal"], self.contenders["tuned"])
             more = f"{own:.1f} % lower than" if own > 0 else f"{-own:.1f} % higher than" if own < 0 else "as high as"
-            said += f" With as many trials, that with tuned weights is {more} that with equal weights."
+            said += f" With as many trials, that with {self.space.weighing} is {more} that with equal weights."
         return said + " These rows chose among the trials, so their losses are too low: see the test rows."
 
     def _on_test(self) -> str:
@@ -172,9 +172,8 @@ class Tuning:
         if not self.front:
             return ""
         by_arm = {arm: sum(trial.arm == arm for trial in self.front) for arm in ("tuned", "equal")}
-        split = (
-            f": {by_arm['tuned']} with tuned weights, {by_arm['equal']} with equal ones" if "equal" in self.contenders else ""
-        )
+        own, equal = f"{by_arm['tuned']} with {self.space.weighing}", f"{by_arm['equal']} with equal weights"
+        split = f": {own}, {equal}" if "equal" in self.contenders else ""
         title = f"{counted(len(self.front), 'trial')} on the front, which no other beats for every task{split}"
         tasks = self._columns()
         rows = [["trial", *tasks, "mean", ""]]
@@ -230,12 +229,12 @@ def what_mattered(space: Space, trials: Sequence[Trial], best: Trial) -> tuple[M
     return tuple(Mattered(name, share, chance[name], first.get(name), best.values.get(name)) for name, share in found.items())
 
 
-def notes_of(trials: Sequence[Trial], n_wanted: int, arms: Sequence[Arm]) -> Iterator[str]:
+def notes_of(trials: Sequence[Trial], n_wanted: int, arms: Sequence[Arm], weighing: str) -> Iterator[str]:
     """What is to be said of how the search went."""
     for arm in arms:
         own = [trial for trial in trials if trial.arm == arm]
         counts = {state: sum(trial.state == state for trial in own) for state in ("pruned", "failed")}
-        kind = f" with {arm} weights" if len(arms) > 1 else ""
+        kind = "" if len(arms) == 1 else f" with {weighing}" if arm == "tuned" else " with equal weights"
         if len(own) < n_wanted:
             yield f"the time was enough for {len(own)} of {n_wanted} trials{kind}; the same command with more goes on"
         if counts["pruned"]:

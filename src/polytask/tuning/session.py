@@ -120,7 +120,10 @@ class Session:
             write_whole(self.place / BEST, recipe.to_yaml())
         run = self._fitted(recipe) if fit_best else None
         judgment = self._judged(found, best, None if run is None else run.bundle, seeds)
-        notes = [*notes_of(self.ledger.trials, self.n_trials, arms), *self._notes(arms, judgment)]
+        notes = [
+            *notes_of(self.ledger.trials, self.n_trials, arms, self.spaces["tuned"].weighing),
+            *self._notes(arms, judgment),
+        ]
         made = Tuning(
             recipe=recipe,
             best=best,
@@ -137,7 +140,7 @@ class Session:
         )
         if self.place is not None:
             if self.pareto:
-                draw_front(trials, self.judges, best, self.place)
+                draw_front(trials, self.judges, best, self.place, self.spaces["tuned"].weighing)
             write_whole(self.place / OUTCOME, json.dumps(made.to_dict(), indent=1, ensure_ascii=False) + "\n")
         return made
 
@@ -214,7 +217,11 @@ class Session:
 
     def _notes(self, arms: Sequence[Arm], judgment: Judgment | None) -> Sequence[str]:
         notes = []
-        if len(arms) == 1 and self.spaces["tuned"].base == self.spaces["equal"].base and not weighs(self.spaces["tuned"]):
+        if (
+            len(arms) == 1
+            and self.spaces["tuned"].base == self.spaces["equal"].base
+            and not self.spaces["tuned"].searches_weights
+        ):
             notes.append("no weights of tasks are searched, so there are no trials with equal weights to compare with")
         earlier = [] if judgment is None else judged_before(self.place, judgment.losses)
         if earlier:
@@ -223,8 +230,3 @@ class Session:
         if not self.data.base.test.n_rows:
             notes.append("there are no test rows: how much of the gain is real cannot be said. Give the split a share for test")
         return notes
-
-
-def weighs(space: Space) -> bool:
-    """Whether the weights of tasks are searched."""
-    return any(place.name.startswith("balancer") or place.name.endswith(".weight") for place in space.places())

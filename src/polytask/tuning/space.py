@@ -107,6 +107,19 @@ class Space:
         """As ``places``, by name."""
         return {place.name: place for place in self.places()}
 
+    @property
+    def searches_weights(self) -> bool:
+        """Whether the weights of tasks, or who gives them, are searched."""
+        return any(place.name.startswith("balancer") or place.name.endswith(".weight") for place in self.places())
+
+    @property
+    def weighing(self) -> str:
+        """How the tasks are weighed, where not equally, in words."""
+        if self.searches_weights:
+            return "tuned weights"
+        kind = self.base.balancer.kind
+        return "the recipe's weights" if kind in ("equal", "fixed") else kind
+
     def drawn(self, draw: Draw) -> Recipe:
         """The recipe with what ``draw`` gives for the name and values of each place that is a part of it.
 

@@ -18,7 +18,7 @@ from polytask.tuning.arms import optuna_or_mend
 from polytask.tuning.defaults import default_searches
 from polytask.tuning.front import preferences
 from polytask.tuning.outcome import Tuning
-from polytask.tuning.session import Data, Session, weighs
+from polytask.tuning.session import Data, Session
 from polytask.tuning.space import Space
 from polytask.tuning.trials import SPACE, Arm, Ledger, Trial
 
@@ -155,5 +155,5 @@ def _checked(trials: int, seeds: int, budget: float | str | None, choose: object
 
 def arms_of(space: Space, baseline: bool) -> tuple[Arm, ...]:
     """The kinds of trials: with equal weights too, where that is not the same."""
-    same = not weighs(space) and space.base == space.with_equal_weights().base
+    same = not space.searches_weights and space.base == space.with_equal_weights().base
     return ("tuned", "equal") if baseline and not same else ("tuned",)
