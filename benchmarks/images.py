@@ -54,7 +54,7 @@ class Plain(nn.Module):
         self.trunk, self.heads = model.trunk, model.heads
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        features = self.trunk([{"image image": images, "numbers": images[:, :0], "categories": images[:, :0]}], ["left"])[
+        features = self.trunk([{"image_image": images, "numbers": images[:, :0], "categories": images[:, :0]}], ["left"])[
             "left"
         ]
         return [head(features) for head in self.heads.values()]
@@ -106,7 +106,7 @@ def main() -> None:
             chosen = recipe.model_copy(update={"encoder": Encoder.coerce(kind)})
             prepared = prepare(chosen)
             rows = prepared.training
-            images = rows.inputs[0]["image image"].index_select(0, torch.arange(rows.n_rows))
+            images = rows.inputs[0]["image_image"].index_select(0, torch.arange(rows.n_rows))
             labels = list(rows.targets.values())
             runs = [partial(plain, chosen, prepared, images, labels, batch), partial(ours, chosen, prepared, rows, batch)]
             for run in runs:

@@ -87,12 +87,12 @@ def test_both_the_image_and_what_stands_beside_it_are_learned_from() -> None:
 def test_batches_are_cut_from_one_array_that_is_not_copied() -> None:
     asked = recipe()
     data = prepare(asked)
-    parts = [getattr(data, name).inputs[0]["image scan"] for name in ("training", "validation", "test")]
+    parts = [getattr(data, name).inputs[0]["image_scan"] for name in ("training", "validation", "test")]
     assert all(isinstance(part, Stored) for part in parts)
     assert len({part.array.data_ptr() for part in parts}) == 1
     batch = data.training.batch(torch.tensor([3, 1]))
     cut = data.training.where(torch.arange(data.training.n_rows) == 3).batch(torch.tensor([0]))
-    assert torch.equal(batch.inputs[0]["image scan"][:1], cut.inputs[0]["image scan"])
+    assert torch.equal(batch.inputs[0]["image_scan"][:1], cut.inputs[0]["image_scan"])
     assert sum(part.n_rows for part in data.training.batches(4096)) == data.training.n_rows
 
 

@@ -103,10 +103,10 @@ def test_a_missing_image_has_the_mean_color_and_is_told_apart(files: list[str]) 
     assert codec.numbers == ("photo is missing", "area")
     encoded = codec.encode(table)
     assert encoded["numbers"][:, 0].tolist() == [0, 1, 0]
-    assert encoded["image photo"].shape == (3, 3, 9, 7)
-    assert encoded["image photo"][1].flatten(1).double().mean(1).tolist() == [round(m) for m in codec.image_features[0].mean]
+    assert encoded["image_photo"].shape == (3, 3, 9, 7)
+    assert encoded["image_photo"][1].flatten(1).double().mean(1).tolist() == [round(m) for m in codec.image_features[0].mean]
     assert InputCodec(**codec.model_dump(mode="json")) == codec
-    tried = codec.made_up(5)["image photo"]
+    tried = codec.made_up(5)["image_photo"]
     assert (tried.shape, tried.dtype) == ((5, 3, 9, 7), torch.uint8)
 
 

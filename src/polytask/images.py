@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import re
 import struct
 import zlib
 from functools import cache
@@ -97,8 +99,15 @@ class ImageFeature(Settings):
 
     @property
     def key(self) -> str:
-        """What its tensor is called among the inputs."""
-        return f"image {self.column}"
+        """What its tensor is called among the inputs: a name that a program may have for it.
+
+        Example:
+            >>> ImageFeature(column="photo", channels=1, height=8, width=8).key
+            'image_photo'
+        """
+        plain = re.sub(r"[^0-9A-Za-z_]", "_", self.column)
+        told_apart = "" if plain == self.column else f"_{hashlib.sha256(self.column.encode()).hexdigest()[:6]}"
+        return f"image_{plain}{told_apart}"
 
     @property
     def shape(self) -> tuple[int, int, int]:
