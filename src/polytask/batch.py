@@ -14,6 +14,11 @@ from torch import Tensor
 
 Inputs = Mapping[str, Tensor]
 
+# In evaluation rows of images go through a network by so many bytes of pixels: its features are many times as large, and on a
+# CPU they then stay in its cache.
+LARGEST_BATCH, FEWEST = 2**18, 16
+LARGEST_MOVED = 2**33  # bytes of images that are kept on a GPU
+
 
 class Features(NamedTuple):
     """The output of a stem or stage: a vector ``[B, D]``, a sequence ``[B, L, D]`` or a map ``[B, D, *space]``.
@@ -82,8 +87,38 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Some rows of a large tensor, which is not copied: it may be mapped from a file, and is read as batches are cut from it.
+
+    Attributes:
+        array: ``[M, ...]``.
+        rows: The N rows of it, int64.
+        device: Where batches are wanted.
+    """
+
+    array: Tensor
+    rows: Int[Tensor, " N"]
+    device: torch.device = torch.device("cpu")  # noqa: RUF009  # it is a constant
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def index_select(self, dim: int, index: Int[Tensor, " B"]) -> Tensor:
+        """As ``Tensor.index_select``, of rows: ``[B, ...]``."""
+        rows = self.rows.index_select(dim, index.to(self.rows.device))
+        return self.array.index_select(dim, rows).to(self.device)
+
+    def to(self, device: torch.device) -> Tensor | Stored:
+        """The rows for another device: there where they are few enough, else batches are moved as they are cut."""
+        n_bytes = len(self.rows) * self.array[:1].nbytes
+        if device.type == "cpu" or n_bytes > LARGEST_MOVED:
+            return replace(self, device=device)
+        return self.array.index_select(0, self.rows).to(device)
+
+
+@dataclass(frozen=True)
 class Dataset:
-    """Rows in memory: contiguous tensors that batches are cut from by index.
+    """Rows that batches are cut from by index.
 
     Attributes:
         inputs: One mapping of tensors per distinct set of input columns; set after set they hold the rows 0 .. N-1.
@@ -93,7 +128,7 @@ class Dataset:
         weights: How much each row counts, ``[N]``, for the tasks whose rows do not count alike.
     """
 
-    inputs: tuple[Inputs, ...]
+    inputs: tuple[Mapping[str, Tensor | Stored], ...]
     targets: Mapping[str, Tensor]
     present: Mapping[str, Bool[Tensor, " N"]]
     sources: Mapping[str, Bool[Tensor, " N"]] = field(default_factory=dict)
@@ -103,6 +138,12 @@ class Dataset:
     def _starts(self) -> list[int]:
         """The first row of each input set, and N."""
         return [0, *accumulate(n_rows(inputs) for inputs in self.inputs)]
+
+    @cached_property
+    def _bytes_of_images(self) -> int:
+        """How large the images of a row are at most."""
+        whole = [value.array if isinstance(value, Stored) else value for part in self.inputs for value in part.values()]
+        return max((value[:1].nbytes for value in whole if value.ndim > 2), default=0)
 
     @cached_property
     def _complete(self) -> dict[str, bool]:
@@ -158,9 +199,13 @@ class Dataset:
     def where(self, mask: Bool[Tensor, " N"]) -> Dataset:
         """The rows where ``mask`` is True."""
         index = mask.nonzero().squeeze(1)
-        batch = self.batch(index)
+        inputs = tuple(
+            {key: _rows_of(value, index[(index >= start) & (index < start + n)] - start) for key, value in part.items()}
+            for part, start, n in zip(self.inputs, self._starts, map(n_rows, self.inputs), strict=False)
+        )
+        batch = replace(self, inputs=()).batch(index)
         present, sources = ({name: m[index] for name, m in masks.items()} for masks in (self.present, self.sources))
-        return Dataset(batch.inputs, batch.targets, present, sources=sources, weights=batch.weights)
+        return Dataset(inputs, batch.targets, present, sources=sources, weights=batch.weights)
 
     @property
     def device(self) -> torch.device:
@@ -168,8 +213,9 @@ class Dataset:
         return next(tensor.device for part in self.inputs for tensor in part.values())
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """All rows in order, ``size`` at a time."""
+        """All rows in order, ``size`` at a time; fewer where rows are large."""
         device = self.device
+        size = min(size, max(FEWEST, LARGEST_BATCH // max(self._bytes_of_images, 1)))
         for start in range(0, self.n_rows, size):
             yield self.batch(torch.arange(start, min(start + size, self.n_rows), device=device))
 
@@ -181,7 +227,14 @@ class Dataset:
         return None if len(labeled) == len(rows) else labeled
 
 
-def n_rows(inputs: Inputs) -> int:
+def _rows_of(value: Tensor | Stored, rows: Tensor) -> Tensor | Stored:
+    """Some rows: a copy, but of images, which are larger than all the rest."""
+    if isinstance(value, Stored):
+        return replace(value, rows=value.rows.index_select(0, rows))
+    return Stored(value, rows) if value.ndim > 2 and value.device.type == "cpu" else value.index_select(0, rows)
+
+
+def n_rows(inputs: Mapping[str, Tensor | Stored]) -> int:
     """The rows of one input set; 0 for an empty mapping."""
     return len(next(iter(inputs.values()))) if inputs else 0
 

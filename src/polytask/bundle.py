@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from polytask.batch import Dataset, Inputs
 from polytask.columns import InputCodec
-from polytask.errors import PolytaskError, did_you_mean, listed, one_line
+from polytask.errors import CellsError, PolytaskError, are, did_you_mean, listed, one_line
 from polytask.fitted import FittedTask
 from polytask.given import with_joint_views
 from polytask.input_sets import input_set_of
 from polytask.keeping import Chosen
 from polytask.manifest import MANIFEST, MEND, Manifest, Snapshot, TaskRecord
 from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
+from polytask.pictures import Pictures
 from polytask.reading import check_reads, given_of, reads_of, with_read
 
 WEIGHTS = "weights.safetensors"
@@ -132,18 +134,32 @@ class Bundle:
         """
         index = input_set_of(self.manifest.inputs, table, source)
         wanted = self._wanted(tasks, index)
-        data = self.dataset(table, index)
+        pictures = self.manifest.inputs[index].codec.pictures(table)
+        data = self._dataset(table, index, pictures)
         views = views_of(self.tasks, wanted, lambda asked: outputs_on(self.model, data, asked))
         columns: dict[str, pa.Array] = {}
         for task in wanted:
             fitted = self.tasks[task]
             columns |= fitted.task.answer(views[task], fitted.codec, probabilities)
-        return pa.table(columns)
+        return _without(pa.table(columns), _unusable(pictures))
 
     def dataset(self, table: pa.Table, index: int, labels: Mapping[str, pa.Array] | None = None) -> Dataset:
-        """A table's rows as tensors for input set ``index``, with targets where ``labels`` are given."""
+        """A table's rows as tensors for input set ``index``, with targets where ``labels`` are given.
+
+        Rows whose images cannot be used, and are to be skipped, have no label.
+        """
+        pictures = self.manifest.inputs[index].codec.pictures(table)
+        unusable = _unusable(pictures)
+        left = {
+            task: _without(pa.table({task: column}), unusable)[task].combine_chunks() for task, column in (labels or {}).items()
+        }
+        return self._dataset(table, index, pictures, left)
+
+    def _dataset(
+        self, table: pa.Table, index: int, pictures: Mapping[str, Pictures], labels: Mapping[str, pa.Array] | None = None
+    ) -> Dataset:
         inputs: list[Inputs] = [{} for _ in self.manifest.inputs]
-        inputs[index] = self.manifest.inputs[index].codec.encode(table)
+        inputs[index] = self.manifest.inputs[index].codec.encode(table, pictures)
         targets, present, weights = {}, {}, {}
         for task, column in (labels or {}).items():
             fitted = self.tasks[task]
@@ -256,6 +272,19 @@ class Bundle:
         bundle.model.load_state_dict(load_file(folder / WEIGHTS))
         bundle.model.eval()
         return bundle
+
+
+def _unusable(pictures: Mapping[str, Pictures]) -> dict[int, str]:
+    return {row: why for read in pictures.values() for row, why in read.unusable.items()}
+
+
+def _without(table: pa.Table, unusable: Mapping[int, str]) -> pa.Table:
+    """The table with nothing in the rows whose images cannot be used, which is said."""
+    if not unusable:
+        return table
+    told = CellsError(f"{are(len(unusable), 'row')} left out: the image cannot be used", cells=dict(sorted(unusable.items())))
+    warnings.warn(str(told), stacklevel=2)
+    return table.take(pa.array([None if row in unusable else row for row in range(len(table))], pa.int64()))
 
 
 def views_of(

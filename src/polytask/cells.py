@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from polytask.component import Settings
 from polytask.errors import CellsError, PolytaskError, counted, listed
 
-ColumnKind = Literal["number", "category", "boolean", "date"]
+ColumnKind = Literal["number", "category", "boolean", "date", "image"]
 Floats = NDArray[np.float64]
 
 # Wide enough that no ordinary value meets it, narrow enough that one outlier cannot explode the first layer.

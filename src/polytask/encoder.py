@@ -6,6 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pyarrow as pa
 from torch import nn
@@ -14,7 +15,9 @@ from polytask.batch import Features, FeatureSpec, Inputs, concatenate, has_rows
 from polytask.cells import ColumnKind
 from polytask.columns import InputCodec
 from polytask.component import Component
-from polytask.errors import PolytaskError
+from polytask.errors import PolytaskError, listed
+from polytask.images import ImageFeature
+from polytask.pictures import Pictures
 from polytask.seeding import Clock, derived_seed, seed_draws, seeded
 
 
@@ -33,7 +36,12 @@ class Encoder(Component, family="encoders"):
     """Turns the input columns of a table into features.
 
     To add one, write ``encoders/<kind>.py`` with one class that has ``stem`` and ``stages``.
+
+    Class attributes:
+        reads_images: Whether it needs an image among its inputs; else it reads numbers and categories alone.
     """
+
+    reads_images: ClassVar[bool] = False
 
     @classmethod
     def from_value(cls, value: object) -> Encoder | None:
@@ -44,9 +52,30 @@ class Encoder(Component, family="encoders"):
             else None
         )
 
-    def fit_inputs(self, table: pa.Table, names: Sequence[str], kinds: Mapping[str, ColumnKind]) -> InputCodec:
-        """Learn from the training rows how the columns ``names`` become tensors."""
-        return InputCodec.fit(table, names, kinds)
+    def fit_inputs(
+        self,
+        table: pa.Table,
+        names: Sequence[str],
+        kinds: Mapping[str, ColumnKind],
+        images: Mapping[str, tuple[ImageFeature, Pictures]] | None = None,
+    ) -> InputCodec:
+        """Learn from the training rows how the columns ``names`` become tensors; some may be images that were read before."""
+        return InputCodec.fit(table, names, kinds, images=images)
+
+    def check_reads(self, images: Sequence[str], others: Sequence[str]) -> None:
+        """Whether the encoder reads inputs of these kinds, told by their names.
+
+        Raises:
+            PolytaskError: It reads no images, or nothing but images, and others are there.
+        """
+        where = f"encoder {self.kind}"
+        if images and not self.reads_images:
+            kinds = [kind for kind in Encoder.kinds() if Encoder.find(kind).reads_images]
+            mend = f"Take one of images, such as encoder: cnn (there is: {listed(kinds)}), or drop them."
+            raise PolytaskError("it reads numbers and categories, not images", where=where, found=listed(images), mend=mend)
+        if self.reads_images and not images:
+            mend = "Say which column is one (columns: {photo: image}, or --image photo), or take encoder: tabm."
+            raise PolytaskError("it reads images, and none is among the inputs", where=where, found=listed(others), mend=mend)
 
     @abstractmethod
     def stem(self, codec: InputCodec) -> Part:
@@ -88,6 +117,8 @@ class TrunkPlan:
     """
 
     def __init__(self, encoder: Encoder, codecs: Sequence[InputCodec], seed: int = 0, clock: Clock | None = None) -> None:
+        for codec in codecs:
+            encoder.check_reads([image.column for image in codec.image_features], [*codec.numbers, *codec.categories])
         self._stems = {set_key(codec): encoder.stem(codec) for codec in codecs}
         first, *others = self._stems.values()
         specs = {first.spec, *(part.spec for part in others)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,21 +15,20 @@ from numpy.typing import NDArray
 
 from polytask.batch import Dataset, Inputs
 from polytask.cells import ColumnKind
-from polytask.columns import InputCodec, check_cells, kinds_of_first, names_rows
+from polytask.columns import InputCodec, check_cells, kinds_of_first, names_images, names_rows
 from polytask.encoder import Encoder
 from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, rows_named
 from polytask.fitted import FittedTask
 from polytask.given import seen_labels, with_joint_labels
 from polytask.input_sets import InputSet
 from polytask.leaks import column_notes, find_leaks
+from polytask.loading import Loaded, Read, joined, load_source, read_images, row_names, stacked, told_kinds
 from polytask.reading import check_reads
 from polytask.recipe import Recipe
-from polytask.source import Source
-from polytask.splitting import TEST, TRAIN, VALIDATION, assign, assign_fold
+from polytask.splitting import FREE, TEST, TRAIN, VALIDATION, assign, assign_fold
 from polytask.task import Codec, Task, numbers
 from polytask.warm_start import Origin
 
-FREE = -1
 PARTS = {TRAIN: "training", VALIDATION: "validation", TEST: "test"}
 MAX_STRATA = 20
 
@@ -63,22 +62,6 @@ class Prepared:
     origin: Origin | None = None
 
 
-@dataclass
-class Loaded:
-    """A source's rows, piece by piece and one after the other, with the part of each: FREE until the split.
-
-    The labels of a task that is given another are there only where that says yes.
-    """
-
-    source: Source
-    pieces: dict[str, pa.Table]
-    table: pa.Table
-    parts: NDArray[np.int8]
-    tasks: list[Task] = field(default_factory=list)
-    labels: dict[str, pa.Array] = field(default_factory=dict)
-    inputs: tuple[str, ...] = ()
-
-
 def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     """Read, split and encode a recipe's data.
 
@@ -91,18 +74,21 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     """
     notes: list[str] = []
     origin = _origin(recipe, notes)
-    loaded = [load_source(source) for source in recipe.sources]
+    loaded = [load_source(source, recipe.kinds_of(source)) for source in recipe.sources]
     _attach_tasks(recipe, loaded)
     _choose_inputs(recipe, loaded, origin, notes)
     _read_labels(recipe, loaded, notes)
-    for item in loaded:
-        _split(recipe, item, fold)
     groups: dict[tuple[str, ...], list[Loaded]] = {}
     for item in loaded:
         groups.setdefault(item.inputs, []).append(item)
+    images = {names: read_images(recipe, names, group, origin, notes) for names, group in groups.items()}
+    for item in loaded:
+        _split(recipe, item, fold)
     ordered = [item for group in groups.values() for item in group]
     parts = np.concatenate([item.parts for item in ordered])
-    sets, inputs = zip(*(_input_set(recipe, names, group, origin, notes) for names, group in groups.items()), strict=True)
+    sets, inputs = zip(
+        *(_input_set(recipe, names, group, origin, images[names], notes) for names, group in groups.items()), strict=True
+    )
     labels = {task.name: _label_column(task, ordered).filter(pa.array(parts == TRAIN)) for task in recipe.tasks}
     known = {} if origin is None else origin.codecs(recipe.tasks, recipe.head, labels, notes)
     if origin is not None:
@@ -158,7 +144,7 @@ def preparation_key(recipe: Recipe) -> str:
     its own, and a training that goes on from a run.
     """
     fields = recipe.to_dict()
-    read = ["sources", "split", "columns", "drop", "unlabeled", "seed", "warm_start"]
+    read = ["sources", "split", "columns", "images", "drop", "unlabeled", "seed", "warm_start"]
     if recipe.warm_start is not None:
         read += ["encoder", "sharing", "head"]
     elif type(recipe.encoder).fit_inputs is not Encoder.fit_inputs:
@@ -185,29 +171,6 @@ def label_array(task: Task, table: pa.Table) -> pa.Array:
         labels = pc.if_else(pa.array((task.weights_of(table) > 0).numpy()), labels, None)
     task.check_labels(labels)
     return labels
-
-
-def load_source(source: Source) -> Loaded:
-    """A source's rows, read."""
-    pieces = source.parts()
-    marks = {"main": FREE, "validation": VALIDATION, "test": TEST}
-    tables = list(pieces.values())
-    parts = np.concatenate([np.full(len(table), marks[name], np.int8) for name, table in pieces.items()])
-    named = {source.label if name == "main" else f"{source.label} ({name})": table for name, table in pieces.items()}
-    return Loaded(source, named, _stacked(tables, tables[0].column_names), parts)
-
-
-def row_names(loaded: Sequence[Loaded]) -> Callable[[int], str]:
-    """Words for a row of several sources one after the other."""
-    pieces = [(name, len(table)) for item in loaded for name, table in item.pieces.items()]
-    ends = np.cumsum([n_rows for _, n_rows in pieces])
-
-    def words(row: int) -> str:
-        index = int(np.searchsorted(ends, row, side="right"))
-        name, n_rows = pieces[index]
-        return f"row {row - int(ends[index]) + n_rows + 1:,} of {name}"
-
-    return words
 
 
 def _attach_tasks(recipe: Recipe, loaded: Sequence[Loaded]) -> None:
@@ -319,26 +282,31 @@ def _split(recipe: Recipe, item: Loaded, fold: tuple[int, int] | None) -> None:
 
 
 def _input_set(
-    recipe: Recipe, names: tuple[str, ...], group: Sequence[Loaded], origin: Origin | None, notes: list[str]
+    recipe: Recipe, names: tuple[str, ...], group: Sequence[Loaded], origin: Origin | None, images: Read, notes: list[str]
 ) -> tuple[InputSet, Inputs]:
-    table = _stacked([item.table for item in group], names)
+    table = stacked([item.table for item in group], names)
     rows = np.concatenate([item.parts for item in group]) == TRAIN
     marks = pa.array(rows)
-    training = table.filter(marks)
-    given: Mapping[str, ColumnKind] = {name: kind for name, kind in recipe.columns.items() if name in names}
+    training = table.drop_columns(list(images)).filter(marks)
+    given: Mapping[str, ColumnKind] = {name: kind for name, kind in told_kinds(recipe, group).items() if name in names}
     with rows_named(row_names(group)):
         if origin is not None:
             codec: InputCodec = origin.codec_of(names, given)
         else:
             kinds = {**kinds_of_first([piece for item in group for piece in item.pieces.values()], names), **given}
             check_cells(table, names, kinds)  # of all rows, before the training rows alone are read
-            codec = recipe.encoder.fit_inputs(training, names, kinds)
-            doubtful = [name for name in codec.names if name not in given and names_rows(training[name]) == "perhaps"]
+            of_training = {name: (form, pictures.where(rows)) for name, (form, pictures) in images.items()}
+            codec = recipe.encoder.fit_inputs(training, names, kinds, of_training)
+            plain = [name for name in codec.names if name not in given and name not in images]
+            doubtful = [name for name in plain if names_rows(training[name]) == "perhaps"]
             notes += column_notes(codec.constant, codec.identifiers, doubtful)
-        encoded = codec.encode(table)
+            notes += [
+                f"{name!r} names image files: --image {name} reads them" for name in names_images(training, codec.identifiers)
+            ]
+        encoded = codec.encode(table, {name: pictures for name, (_, pictures) in images.items()})
     labels = {task.name for item in group for task in item.tasks}
     known = {task.name: _label_column(task, group).filter(marks) for task in recipe.tasks if task.name in labels}
-    notes += map(str, find_leaks(training, codec.names, known))
+    notes += map(str, find_leaks(training, [name for name in codec.names if name not in images], known))
     return InputSet(codec=codec, sources={i.source.label: tuple(t.name for t in i.tasks) for i in group}), encoded
 
 
@@ -381,44 +349,12 @@ def _with_joint_losses(tasks: Sequence[FittedTask], training: Dataset) -> tuple[
 
 def _label_column(task: Task, loaded: Sequence[Loaded]) -> pa.Array:
     """A task's labels over all rows; null in the rows of other sources."""
-    return _joined([item.labels.get(task.name, pa.nulls(len(item.table))) for item in loaded])
+    return joined([item.labels.get(task.name, pa.nulls(len(item.table))) for item in loaded])
 
 
 def _row_weights(task: Task, loaded: Sequence[Loaded]) -> torch.Tensor:
     """A task's weights over all rows; 0 in the rows of other sources."""
     return torch.cat([task.weights_of(i.table) if task in i.tasks else torch.zeros(len(i.table)).double() for i in loaded])
-
-
-def _stacked(tables: Sequence[pa.Table], names: Sequence[str]) -> pa.Table:
-    """Tables one after the other; a column that one of them lacks is null there."""
-    if len(tables) == 1:
-        return tables[0].select(list(names))
-    columns = {}
-    for name in names:
-        having = [
-            table.column(name).combine_chunks() if name in table.column_names else pa.nulls(len(table)) for table in tables
-        ]
-        try:
-            columns[name] = _joined(having)
-        except pa.ArrowException:
-            found, mend = listed(dict.fromkeys(str(column.type) for column in having)), "Give it one type in all files."
-            raise PolytaskError(f"column {name!r} has types that do not go together", found=found, mend=mend) from None
-    return pa.table(columns)
-
-
-def _joined(columns: Sequence[pa.Array]) -> pa.Array:
-    """Columns one after the other, as the narrowest type that holds them all: numbers as float64, else text."""
-    types = {column.type for column in columns if column.null_count < len(column)}
-    if not types:
-        return pa.nulls(sum(map(len, columns)), pa.float64())
-    if len(types) == 1:
-        common = types.pop()
-    elif all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in types):
-        common = pa.float64()
-    else:
-        common = pa.string()
-    arrays = [column.cast(common) if column.null_count < len(column) else pa.nulls(len(column), common) for column in columns]
-    return pa.concat_arrays(arrays)
 
 
 def _strata(column: pa.Array, free: NDArray[np.bool_]) -> NDArray[np.int64]:

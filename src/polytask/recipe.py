@@ -18,6 +18,7 @@ from polytask.component import FAMILY_MARK, Component, Settings
 from polytask.encoder import Encoder
 from polytask.errors import PolytaskError, did_you_mean, listed, no_such_file, one_line
 from polytask.head import Head
+from polytask.images import Images
 from polytask.mixing import Mixing
 from polytask.reading import check_reads
 from polytask.sharing import Sharing
@@ -27,6 +28,7 @@ from polytask.task import Task
 from polytask.training import Trainer
 from polytask.warm_start import WarmStart
 
+# The encoder where an image is among the inputs is cnn.
 DEFAULT_KINDS = {"encoder": "tabm", "sharing": "hard", "head": "linear", "balancer": "equal"}
 FAMILIES: dict[str, type[Component]] = {family.family: family for family in (Source, Task, Encoder, Sharing, Head, Balancer)}
 
@@ -39,14 +41,15 @@ class Recipe(Settings):
     Args:
         sources: Where rows come from: source objects, file paths or data frames.
         tasks: What to predict.
-        encoder: What turns the input columns into features.
+        encoder: What turns the input columns into features; tabm by default, cnn where one of them holds images.
         sharing: How the tasks share the encoder.
         head: For tasks that do not have one of their own.
         balancer: What turns the tasks' losses into one update.
         trainer: Epochs, optimizer, early stopping.
         mixing: The share of each source in an epoch, where there are several.
         split: Which rows choose and which rows judge.
-        columns: The kind of an input column, where the guess from its values is wrong.
+        columns: The kind of an input column, where the guess from its values is wrong, or it holds paths of images.
+        images: How images are read: their size and color, and what to do with damaged ones.
         drop: Columns that are not inputs.
         primary: The tasks whose validation losses choose the epochs, the others only help them to learn; empty for all.
         unlabeled: What to do where a task has no label in the training rows: stop with an error, or keep its untrained head.
@@ -74,6 +77,7 @@ class Recipe(Settings):
     mixing: Mixing = Mixing()
     split: Split = Split()
     columns: Mapping[str, ColumnKind] = Field(default_factory=dict)
+    images: Images = Images()
     drop: tuple[str, ...] = ()
     primary: tuple[str, ...] = ()
     unlabeled: Literal["error", "keep"] = "error"
@@ -96,8 +100,13 @@ class Recipe(Settings):
         """A part that says only how it differs, as in ``encoder: {width: 64}``, is of the default kind."""
         if not isinstance(fields, dict):
             return fields
-        bare = [name for name in DEFAULT_KINDS if isinstance(fields.get(name), dict) and "kind" not in fields[name]]
-        return fields | {name: {"kind": DEFAULT_KINDS[name], **fields[name]} for name in bare}
+        bare = {name for name in DEFAULT_KINDS if isinstance(fields.get(name), dict) and "kind" not in fields[name]}
+        defaults = DEFAULT_KINDS
+        if "encoder" in bare or "encoder" not in fields:
+            fields, has_images = _with_images_known(fields)
+            defaults = {**DEFAULT_KINDS, "encoder": "cnn" if has_images else DEFAULT_KINDS["encoder"]}
+        made = {name: {"kind": defaults[name], **fields[name]} for name in bare}
+        return {"encoder": defaults["encoder"], **fields, **made}
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -124,6 +133,10 @@ class Recipe(Settings):
         )  # those of the earlier run
         self.sharing.check_balancer(self.balancer)
         return self
+
+    def kinds_of(self, source: Source) -> dict[str, ColumnKind]:
+        """The kinds of a source's columns that are known before its rows are read: images, and those that the recipe tells."""
+        return {**dict.fromkeys(source.images, "image"), **self.columns}
 
     @classmethod
     def from_yaml(cls, path: str | Path, changes: Sequence[str] = ()) -> Recipe:
@@ -197,6 +210,17 @@ class Recipe(Settings):
                 choices.append({"$ref": f"#/$defs/{family.family}.{kind}"})
             definitions[family.family] = {"anyOf": [{"enum": family.kinds()}, *choices]}
         return dict(_with_references(schema))
+
+
+def _with_images_known(fields: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The fields, with sources made of what stands for them, and whether they or the recipe tell of a column of images."""
+    columns, sources = fields.get("columns"), fields.get("sources")
+    told = isinstance(columns, Mapping) and "image" in columns.values()
+    try:
+        made = [Source.coerce(source) for source in sources] if isinstance(sources, list | tuple) else []
+    except PolytaskError:  # it is told when the field is read
+        return fields, told
+    return ({**fields, "sources": made} if made else fields), told or any(source.images for source in made)
 
 
 def read_fields(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Any]:

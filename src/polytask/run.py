@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from polytask.fitting import score
 from polytask.given import seen_labels
 from polytask.gradients.conflict import Agreement
 from polytask.input_sets import input_set_of
+from polytask.pictures import located
 from polytask.preparation import Prepared, label_array, prepare
 from polytask.reading import given_of, with_read
 from polytask.recipe import Recipe
@@ -44,6 +46,8 @@ from polytask.run_folder import (
 )
 from polytask.scores import Scores
 from polytask.source import PIECE_ROWS, Source, like, reader_of
+
+PIECE_BYTES = 1 << 28
 
 
 class Run:
@@ -136,7 +140,10 @@ class Run:
         else:
             tables = reader.read_in_pieces(getattr(given, given.datum), self._needed())
         n_before = 0
-        for table in _of_rows(tables, PIECE_ROWS):
+        features = [feature for part in self.bundle.manifest.inputs for feature in part.codec.image_features]
+        n_bytes = sum(math.prod(feature.shape) for feature in features)
+        for piece in _of_rows(tables, min(PIECE_ROWS, PIECE_BYTES // max(n_bytes, 1))):
+            table = self._located(given, piece)
             with rows_named(partial(_row_of, given, n_before)):
                 answers = self.bundle.predict(table, tasks, source=like_source, probabilities=probabilities)
             yield answers
@@ -338,7 +345,13 @@ class Run:
     def _open(self, data: object, source: str | None) -> tuple[Source, pa.Table]:
         """New rows, read with the options of the training source of the same name, else of the same kind."""
         given, reader = reader_of(data, self.recipe.sources, source)
-        return given, given.read() if reader is given else reader.read_other(getattr(given, given.datum), self._needed())
+        table = given.read() if reader is given else reader.read_other(getattr(given, given.datum), self._needed())
+        return given, self._located(given, table)
+
+    def _located(self, given: Source, table: pa.Table) -> pa.Table:
+        """The rows with the paths of images where they lie."""
+        features = [feature for part in self.bundle.manifest.inputs for feature in part.codec.image_features]
+        return located(table, [feature.column for feature in features], given.folder_of("main"))
 
     def _needed(self) -> set[str]:
         return {name for part in self.bundle.manifest.inputs for name in part.codec.names}

@@ -74,6 +74,20 @@ class Source(Component, family="sources"):
         return self.model_copy(update={**dict.fromkeys(HELD_OUT), self.datum: datum, **options})
 
     @property
+    def images(self) -> tuple[str, ...]:
+        """The columns that are known to hold images, or names of image files, before any row is read."""
+        return ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The columns that there are to be learned, where the kind of source tells: what is asked for where nothing else is."""
+        return ()
+
+    def folder_of(self, part: str) -> Path | None:
+        """Where the relative paths in the cells of a part begin; None for the working directory."""
+        return None
+
+    @property
     def label(self) -> str:
         """What messages call this source: its name, else the file's stem, else its kind."""
         return self.name or self.kind
@@ -139,7 +153,8 @@ def open_source(value: object, **options: Any) -> Source:
 
     Args:
         value: A path (its suffix gives the kind, looking through ``.gz``; an unknown suffix means CSV), any data frame that
-            narwhals knows (a lazy one is collected), a mapping of names to 1-D arrays, a 2-D NumPy array, or a source.
+            narwhals knows (a lazy one is collected), a mapping of names to arrays, a NumPy array of rows or of images, or a
+            source. A path to a folder means images, a folder for each class.
         **options: Fields of that source, such as ``delimiter=";"``.
 
     Raises:
@@ -205,7 +220,10 @@ def like(original: object, table: pa.Table) -> Any:
 
 
 def as_table(value: object) -> pa.Table:
-    """A data frame, or a mapping of names to 1-D arrays, as a table of plain types that shares no memory with it.
+    """A data frame, or a mapping of names to arrays, as a table of plain types that shares no memory with it.
+
+    An array has one axis, or holds images: ``[N, height, width]`` or ``[N, height, width, channels]``; bytes, booleans, whole
+    numbers from 0 to 255, or fractions from 0 to 1, of which eight bits are kept.
 
     Raises:
         PolytaskError: It is neither, its arrays differ in length, or a column mixes types.
@@ -273,9 +291,9 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _stacked(arrays: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
-    """1-D arrays side by side, NaN and None as missing."""
+    """Arrays side by side, NaN and None as missing."""
     for name, array in arrays.items():
-        if array.ndim != 1:
+        if array.ndim not in (1, 3, 4):
             found = f"shape {array.shape}"
             raise PolytaskError(f"column {name!r} is not one-dimensional", found=found, mend="Give one array per column.")
     lengths = {name: len(array) for name, array in arrays.items()}
@@ -285,10 +303,43 @@ def _stacked(arrays: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
     columns = []
     for name, array in arrays.items():
         try:
-            columns.append(pa.chunked_array([pa.array(array, from_pandas=True)]))
+            cells = pa.array(array, from_pandas=True) if array.ndim == 1 else image_array(array, f"column {name!r}")
+            columns.append(pa.chunked_array([cells]))
         except (pa.ArrowException, TypeError) as error:
             raise PolytaskError(f"column {name!r}: {error}", mend="Give each column one type.") from error
     return plain_table(pa.table(columns, names=list(arrays)))
+
+
+def image_array(array: np.ndarray[Any, Any], where: str) -> pa.Array:
+    """Images as one array of a table.
+
+    Args:
+        array: ``[N, height, width]`` or ``[N, height, width, channels]``; see ``as_table``.
+        where: What messages call it.
+
+    Raises:
+        PolytaskError: It has another shape, or numbers that are no brightness.
+
+    Example:
+        >>> image_array(np.zeros((5, 8, 8), bool), "x").type.shape
+        [8, 8]
+    """
+    if array.ndim == 4 and array.shape[3] not in (1, 3, 4):
+        mend = "Put the channels last: x.transpose(0, 2, 3, 1)." if array.shape[1] in (1, 3, 4) else ""
+        what = "the last axis of images is their channels: 1, 3 or 4"
+        raise PolytaskError(what, where=where, found=f"shape {array.shape}", mend=mend)
+    if array.ndim not in (3, 4) or 0 in array.shape[1:]:
+        mend = "Give [N, height, width], or [N, height, width, channels]."
+        raise PolytaskError("not an array of images", where=where, found=f"shape {array.shape}", mend=mend)
+    if array.dtype != np.uint8:
+        number, scale = array.dtype.kind in "biuf", 255.0 if array.dtype.kind in "fb" else 1.0
+        low, high = (float(array.min()), float(array.max())) if number and array.size else (0.0, 0.0)
+        if not (number and low >= 0 and high * scale <= 255):  # NaN is neither
+            found = f"{array.dtype} from {low:g} to {high:g}" if number else str(array.dtype)
+            mend = "Give uint8, booleans, whole numbers from 0 to 255, or fractions from 0 to 1."
+            raise PolytaskError("numbers that are no brightness", where=where, found=found, mend=mend)
+        array = np.rint(array * scale).astype(np.uint8)
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
 
 
 def _narwhals_frame(value: object) -> nw.DataFrame[Any] | nw.LazyFrame[Any] | None:
@@ -301,11 +352,13 @@ def _narwhals_frame(value: object) -> nw.DataFrame[Any] | nw.LazyFrame[Any] | No
 def _kind_of(value: object) -> str | None:
     """The kind of source that reads a value; None where none does."""
     if isinstance(value, str | Path):
-        suffixes = [suffix.lower() for suffix in Path(value).suffixes if suffix.lower() != ".gz"]
-        kinds = Source.kinds()
-        if not suffixes or suffixes[-1][1:] in kinds:
-            return suffixes[-1][1:] if suffixes else "csv"
-        return next((kind for kind in kinds if suffixes[-1] in Source.find(kind).suffixes), "csv")
+        path = Path(value).expanduser()
+        if path.is_dir():
+            return "folder"
+        name, kinds = path.name.lower().removesuffix(".gz"), Source.kinds()
+        if (ending := Path(name).suffix[1:]) in kinds:
+            return ending
+        return next((kind for kind in kinds if name.endswith(Source.find(kind).suffixes or "\0")), "csv")
     if isinstance(value, np.ndarray):
         return "arrays"
     return "frame" if isinstance(value, Mapping) or _narwhals_frame(value) is not None else None
@@ -316,6 +369,9 @@ def _update_digest(digest: hashlib._Hash, column: pa.ChunkedArray) -> None:
     digest.update(np.packbits(pc.is_valid(column).to_numpy()).tobytes())
     if column.type in (pa.int64(), pa.float64(), pa.bool_()):
         digest.update(pc.fill_null(column, pa.scalar(0).cast(column.type)).to_numpy().tobytes())
+    elif isinstance(column.type, pa.FixedShapeTensorType):
+        for chunk in column.chunks:
+            digest.update(memoryview(chunk.to_numpy_ndarray()))
     elif pa.types.is_timestamp(column.type):
         digest.update(pc.fill_null(column.cast(pa.int64()), 0).to_numpy().tobytes())
     else:

@@ -256,6 +256,7 @@ class _Loop:
                 gradients=update.norms.taken(),
                 notes=tuple(self.model.trunk.notes()),
                 conflicts=update.conflicts.taken().to_dict(),
+                rows=min(self.batch * self.batch_size, self.training.n_rows),
             )
         )
 

@@ -138,6 +138,7 @@ class Epoch:
         dropped: Per task the steps that it was left out of, because its loss or gradient was not finite.
         gradients: Per task the norm of its gradient at each layer of the network, where it was looked at.
         notes: What the network says of how it was computed.
+        rows: The training rows that were seen in it.
         conflicts: How far the gradients of the tasks agree, as ``Agreement.to_dict`` has it; empty where none were compared.
     """
 
@@ -154,6 +155,7 @@ class Epoch:
     gradients: dict[str, dict[str, float]] = field(default_factory=dict)
     conflicts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    rows: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values: a line of ``history.jsonl``."""

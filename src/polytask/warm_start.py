@@ -20,6 +20,7 @@ from polytask.encoder import Encoder, set_key
 from polytask.errors import CellsError, PolytaskError, listed, shown
 from polytask.fitted import FittedTask
 from polytask.head import Head
+from polytask.images import ImageFeature
 from polytask.input_sets import InputSet, input_set_of
 from polytask.keeping import Chosen
 from polytask.manifest import TaskRecord
@@ -165,6 +166,11 @@ class Origin:
                 what = f"{name!r} is a {codec.kinds[name]} in the earlier run"
                 raise PolytaskError(what, where="columns", found=kind, mend="Leave it out here, or fit without warm_start.")
         return codec
+
+    def image_of(self, names: Sequence[str], column: str) -> ImageFeature | None:
+        """The form that the images of one of these columns had in the run; None where it was left out there."""
+        codec = next(part.codec for part in self.bundle.manifest.inputs if part.codec.names == names)
+        return next((feature for feature in codec.image_features if feature.column == column), None)
 
     def codecs(self, tasks: Sequence[Task], head: Head, labels: Mapping[str, pa.Array], notes: list[str]) -> dict[str, Codec]:
         """The codecs of the tasks that go on with theirs, and with their heads.

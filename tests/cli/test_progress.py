@@ -55,6 +55,14 @@ def test_each_task_has_its_best_epoch() -> None:
     assert text.getvalue().endswith("best epochs 1 to 2 of 3, 3.0 s: price 2, condition 1\n")
 
 
+def test_how_many_rows_a_second() -> None:
+    text = StringIO()
+    with FitProgress(Console(file=text, width=100)) as progress:
+        for number in (1, 2):
+            progress(replace(epoch(number, 0.5, True), rows=4500))
+    assert text.getvalue().endswith("best epoch 2 of 2, 2.0 s, 4,500 rows/s\n")
+
+
 @pytest.mark.parametrize(("n_epochs", "n_done"), [(200, 200), (200, 47), (15, 15), (11, 11), (200, 1), (20, 20)])
 def test_the_first_some_and_the_last_epoch_are_told(n_epochs: int, n_done: int) -> None:
     lines = [int(line.split()[1]) for line in said(n_epochs, n_done).splitlines() if line.startswith("epoch ")]

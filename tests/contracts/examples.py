@@ -21,6 +21,10 @@ if THIRD_PARTY not in sys.path:
 # Plug-ins with required fields; every other one is made without any.
 FIELDS: dict[tuple[str, str], dict[str, object]] = {
     ("balancers", "fixed"): {"weights": {"b": 3.0}},
+    ("encoders", "cnn"): {"widths": (4, 6), "vector": 5},
+    ("encoders", "cnn_lstm"): {"widths": (4, 6), "width": 3},
+    ("encoders", "resnet"): {"widths": (4, 6), "blocks": 1},
+    ("encoders", "vit"): {"width": 8, "depth": 2, "heads": 2, "patch": 3},
     ("encoders", "external"): {"name": "Tanh", "module": nn.Sequential(nn.Linear(7, 5), nn.Tanh())},
     ("sharings", "tree"): {"branches": {0: [["price", "late"], ["in no. of $"]]}},
     ("heads", "external"): {"name": "Linear", "module": nn.Linear(5, 3)},

@@ -19,6 +19,12 @@ def test_sharing_keeps_its_contract_on_every_kind_of_features(kind: str, encoder
     check_sharing(example(Sharing, kind), Encoder.coerce(encoder))
 
 
+@pytest.mark.parametrize("encoder", [kind for kind in Encoder.kinds() if Encoder.find(kind).reads_images])
+@pytest.mark.parametrize("kind", Sharing.kinds())
+def test_sharing_keeps_its_contract_on_images(kind: str, encoder: str) -> None:
+    check_sharing(example(Sharing, kind), example(Encoder, encoder))
+
+
 @pytest.mark.parametrize("kind", [kind for kind in Sharing.kinds() if Sharing.find(kind).__module__.startswith("polytask.")])
 def test_it_is_described_with_a_drawing_its_cost_and_its_paper(kind: str) -> None:
     scheme = Sharing.find(kind)

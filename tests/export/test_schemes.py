@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,6 +20,9 @@ from polytask.manifest import Manifest, TaskRecord
 from polytask.preparation import prepare
 from polytask.recipe import Recipe
 from polytask.sharing import Sharing
+from polytask.sources.frame import Frame
+from polytask.tasks.binary import Binary
+from polytask.tasks.regression import Regression
 from tests.contracts.examples import example
 from tests.contracts.test_sharings_at_work import asked, recipe
 
@@ -53,6 +57,14 @@ def untrained(asked: Recipe) -> Bundle:
     return bundle
 
 
+def of_images(encoder: object) -> Recipe:
+    """Images with a number beside them."""
+    draw = np.random.default_rng(0)
+    table = {"scan": draw.integers(0, 256, (40, 8, 8)), "age": draw.normal(size=40), "price": draw.normal(size=40)}
+    source = Frame({**table, "sold": np.where(table["price"] > 0, "yes", "no")})
+    return Recipe(sources=[source], tasks=[Regression("price"), Binary("sold")], encoder=encoder)
+
+
 def exported(bundle: Bundle, target: Target, folder: Path, *tasks: str) -> dict[str, float]:
     """Per task how far these of three are from ``predict``, once they are written."""
     metadata = describe(bundle, [], target, tasks)
@@ -68,7 +80,8 @@ def test_a_sharing_scheme_is_exported(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", Encoder.kinds())
 def test_an_encoder_is_exported(kind: str, tmp_path: Path) -> None:
-    bundle = untrained(recipe("hard", OWN if kind == "external" else example(Encoder, kind)))
+    encoder = OWN if kind == "external" else example(Encoder, kind)
+    bundle = untrained(of_images(encoder) if Encoder.find(kind).reads_images else recipe("hard", encoder))
     if kind not in REFUSED:
         assert set(exported(bundle, "onnx", tmp_path, "price", "sold")) == {"price", "sold"}
         return

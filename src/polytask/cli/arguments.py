@@ -75,7 +75,7 @@ def parse_column(text: str) -> tuple[str, str]:
     """
     separators, parts = _split(text, f"--column {text}")
     if separators != [":"]:
-        mend = "Write name:kind, as in zipcode:category; the kinds are number, category, boolean and date."
+        mend = "Write name:kind, as in zipcode:category; the kinds are number, category, boolean, date and image."
         raise PolytaskError("not a column and its kind", where=f"--column {text}", mend=mend)
     return parts[0], parts[1]
 
@@ -150,7 +150,11 @@ class Words:
 
     files: Annotated[
         list[str],
-        Argument(metavar="FILES", help="Data files (.csv, .parquet, .jsonl, .arff, .gz of these).", show_default=False),
+        Argument(
+            metavar="FILES",
+            help="Data files (.csv, .parquet, .jsonl, .arff, .gz of these), or a folder of images per class.",
+            show_default=False,
+        ),
     ] = field(default_factory=list)
 
     task: Annotated[
@@ -171,7 +175,11 @@ class Words:
     ] = None
     column: Annotated[
         list[str],
-        _what("--column", "The kind of an input: number, category, boolean or date. Repeatable.", metavar="COLUMN:KIND"),
+        _what("--column", "The kind of an input: number, category, boolean, date or image. Repeatable.", metavar="COLUMN:KIND"),
+    ] = field(default_factory=list)
+    image: Annotated[
+        list[str],
+        _what("--image", "Inputs that hold images, or paths of image files. Repeatable.", metavar="A,B,..."),
     ] = field(default_factory=list)
     primary: Annotated[
         list[str],
@@ -278,7 +286,7 @@ class Words:
 
     def only_with_data(self) -> list[str]:
         """The options given that describe data files and tasks, which a recipe has already."""
-        given = {"task": self.task, "drop": self.drop, "column": self.column, **self.reading()}
+        given = {"task": self.task, "drop": self.drop, "column": self.column, "image": self.image, **self.reading()}
         return [flag(name) for name, value in given.items() if value not in ([], None)]
 
 

@@ -97,6 +97,8 @@ def options(
         "polytask fit recipe.yaml --set trainer.epochs=5 --out run/",
         "polytask fit recipe.yaml --folds 5",
         "polytask fit --task maths=student-mat.csv:G3:regression --task portuguese=student-por.csv:G3:regression --out run/",
+        "polytask fit labels.csv --image photo --task species --task age:regression --out run/",
+        "polytask fit a-folder-per-class/ --out run/",
         "polytask fit adult.data --names age,work,income --missing ? --task income --test adult.test --out run/",
     )
 )

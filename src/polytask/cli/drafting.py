@@ -33,8 +33,9 @@ ADVICE = {
     "trainer": "Early stopping ends the training before its last epoch. If a loss jumps, lower optimizer.lr.",
     "split": "Rows of one person or one house belong together: set group. To predict the future set time.",
     "mixing": "With several sources, how much of each an epoch holds.",
-    "columns": "The kinds of input columns: number, category, boolean or date. Where a guess is wrong, change it and take away "
-    "the '# ' before it and before columns:.",
+    "columns": "The kinds of input columns: number, category, boolean, date or image. Where a guess is wrong, change it and "
+    "take away the '# ' before it and before columns:.",
+    "images": "How images are read, where there are any.",
     "drop": "Columns that are no inputs: those that name the rows, and those that would give a label away.",
     "primary": "The tasks whose validation losses choose the epochs, while the others only help them to learn; [] for all.",
     "unlabeled": "Where a task has no label in the training rows: stop with an error, or keep its untrained head.",
@@ -53,6 +54,8 @@ def draft(start: Start) -> str:
     for name in ("encoder", "sharing", "head", "balancer", "trainer", "split", "mixing"):
         blocks[name] = [f"{name}:", *_fields(getattr(recipe, name), "  ")]
     blocks["columns"] = list(_columns(start))
+    if any("image" in recipe.kinds_of(source).values() for source in recipe.sources):
+        blocks["images"] = ["images:", *_fields(recipe.images, "  ")]
     for name in ("drop", "primary", "unlabeled", "warm_start", "seed"):
         blocks[name] = [f"{name}: {yaml_text(values[name])}"]
     texts = [_comment(ABOUT), *("\n".join([_comment(ADVICE[name]), *lines]) for name, lines in blocks.items())]
@@ -108,10 +111,10 @@ def _columns(start: Start) -> Iterator[str]:
         for name in source.inputs or table.column_names:
             if name in table.column_names and name not in barred | labels:
                 barred.add(name)
-                kind, why = _described(table[name])
+                kind, why = ("image", "") if name in source.images else _described(table[name])
                 given = left.pop(name, None)
                 text = f"#   {yaml_text(name)}: {kind}" if given is None else f"  {yaml_text(name)}: {given}"
-                yield f"{text:<{COMMENT_COLUMN}}  # {' '.join(why.split())}"
+                yield f"{text:<{COMMENT_COLUMN}}  # {' '.join(why.split())}" if why else text
     yield from (f"  {yaml_text(name)}: {kind}" for name, kind in left.items())
 
 

@@ -53,6 +53,7 @@ class FitProgress(_Shown):
         super().__init__(console)
         self.latest: Epoch | None = None
         self.best: dict[str, int] = {}  # the best epoch so far of each task
+        self.rows = 0  # that were trained on
         self.said = 0
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -63,7 +64,7 @@ class FitProgress(_Shown):
             self._say(self._losses(self.latest))
         if kind is None:
             each = "" if self._best().startswith("epoch ") else f": {listed(f'{task} {n}' for task, n in self.best.items())}"
-            self._say(f"best {self._best()} of {self.latest.epoch}, {self.latest.seconds:.1f} s{each}")
+            self._say(f"best {self._best()} of {self.latest.epoch}, {self.latest.seconds:.1f} s{self._rate()}{each}")
 
     def __call__(self, epoch: Epoch) -> None:
         """Take in an epoch."""
@@ -71,13 +72,18 @@ class FitProgress(_Shown):
             rows = "validation" if epoch.validation else "training"
             self._say(f"Losses on the {rows} rows, divided by that of the best constant (1 knows nothing)")
         self.latest = epoch
+        self.rows += epoch.rows
         self.best |= dict.fromkeys(epoch.best, epoch.epoch)
         if self.display is not None:
-            words = f"epoch {epoch.epoch} of at most {epoch.last}"
+            words = f"epoch {epoch.epoch} of at most {epoch.last}{self._rate()}"
             self.display.show(words, epoch.epoch, epoch.last, self._losses(epoch))
         elif epoch.epoch == 1 or epoch.epoch % math.ceil(epoch.last / N_LINES) == 0:
             self._say(self._losses(epoch))
             self.said = epoch.epoch
+
+    def _rate(self) -> str:
+        """How many rows a second were trained on so far, all else that a training does included."""
+        return f", {self.rows / self.latest.seconds:,.0f} rows/s" if self.latest and self.rows and self.latest.seconds else ""
 
     def _losses(self, epoch: Epoch) -> str:
         """The losses of an epoch on a line, and the best epoch so far."""

@@ -18,8 +18,6 @@ from polytask.recipe import Recipe, changed
 from polytask.run_folder import MODEL, finished
 from polytask.source import Source, open_source
 
-PARTS_WITH_KINDS = ("encoder", "sharing", "head", "balancer")
-
 
 @dataclass(frozen=True)
 class Start:
@@ -63,16 +61,17 @@ def start_fields(words: Words, read_all: bool = False) -> tuple[dict[str, Any], 
     earlier = None if words.warm_start is None else Manifest.read(finished(words.warm_start) / MODEL)
     known = {} if earlier is None else {record.task.name: record.task.to_dict() for record in earlier.tasks}
     asked = words.tasks() or [TaskWords(name) for name in known]
+    sources = open_sources(words, asked) if asked or words.files else {}
+    asked = asked or [TaskWords(name) for name in dict.fromkeys(name for source in sources.values() for name in source.labels)]
     if not asked:
         mend = "Say what to predict: --task COLUMN. `polytask init FILES` lists the columns."
         raise PolytaskError("no task is named", mend=mend)
-    sources = open_sources(words, asked)
     fields: dict[str, Any] = {
         "sources": [source.to_dict() for source in sources.values()],
         "tasks": [_task_fields(task, sources, known) for task in asked],
         **_parts(earlier),
         "drop": parse_lists(words.drop),
-        "columns": dict(map(parse_column, words.column)),
+        "columns": {**dict(map(parse_column, words.column)), **dict.fromkeys(parse_lists(words.image), "image")},
     }
     # Changes come first: they may say how a file is to be read.
     fields = changed(fields, words.changes())
@@ -117,11 +116,8 @@ def open_sources(words: Words, asked: Sequence[TaskWords]) -> dict[str, Source]:
 
 
 def _parts(earlier: Manifest | None) -> dict[str, Any]:
-    """Encoder, sharing, head and balancer: those of the run that is gone on from, else the default kinds."""
-    parts = {name: Recipe.model_fields[name].get_default(call_default_factory=True).kind for name in PARTS_WITH_KINDS}
-    if earlier is None:
-        return parts
-    return parts | {name: getattr(earlier, name).to_dict() for name in ("encoder", "sharing", "head")}
+    """Encoder, sharing and head of the run that is gone on from; else a recipe has its defaults."""
+    return {} if earlier is None else {name: getattr(earlier, name).to_dict() for name in ("encoder", "sharing", "head")}
 
 
 def _guessed(task: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> tuple[str, str]:

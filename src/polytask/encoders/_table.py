@@ -41,11 +41,17 @@ class ColumnEncoder(Encoder, abstract=True):
 
     def columns(self, codec: InputCodec) -> ColumnVectors:
         """The module that makes vectors of the columns."""
-        return ColumnVectors(self, codec)
+        return ColumnVectors(codec, self.embedding, self.embedding_width, self.frequency_scale)
 
 
 class ColumnVectors(nn.Module):
     """Numbers ``[B, n]`` and category codes ``[B, m]`` to the vectors of all columns, one after the other.
+
+    Args:
+        codec: What there are.
+        embedding: As for ColumnEncoder, as are
+        width: the length of a vector and
+        frequency_scale: the deviation of initial frequencies.
 
     Attributes:
         widths: The length of each column's vector, numbers first.
@@ -53,16 +59,19 @@ class ColumnVectors(nn.Module):
 
     offsets: Tensor
 
-    def __init__(self, encoder: ColumnEncoder, codec: InputCodec) -> None:
+    def __init__(
+        self, codec: InputCodec, embedding: Embedding = "piecewise", width: int = 12, frequency_scale: float = 0.01
+    ) -> None:
         super().__init__()
-        n_numbers, d = len(codec.numbers), encoder.embedding_width
+        n_numbers, d = len(codec.numbers), width
         self.numbers: nn.Module = nn.Identity()
-        if n_numbers and encoder.embedding != "plain":
-            self.numbers = nn.Sequential(_embedding(encoder, codec), nn.Flatten())
+        if n_numbers and embedding != "plain":
+            made = _periodic(codec, d, frequency_scale) if embedding == "periodic" else _piecewise(codec, d)
+            self.numbers = nn.Sequential(made, nn.Flatten())
         sizes = torch.tensor([0, *codec.cardinalities])
         self.categories = CategoryEmbedding(int(sizes.sum()), d)
         self.register_buffer("offsets", sizes.cumsum(0)[:-1], persistent=False)
-        self.widths = [1 if encoder.embedding == "plain" else d] * n_numbers + [d] * len(codec.cardinalities)
+        self.widths = [1 if embedding == "plain" else d] * n_numbers + [d] * len(codec.cardinalities)
 
     def forward(self, inputs: Inputs) -> Tensor:
         columns = []
@@ -115,17 +124,17 @@ def normalized(kind: Normalization, width: int, members: int = 1) -> nn.Module:
     return nn.Identity()
 
 
-def _embedding(encoder: ColumnEncoder, codec: InputCodec) -> nn.Module:
-    d = encoder.embedding_width
-    if encoder.embedding == "periodic":
-        scale = encoder.frequency_scale
-        periodic: nn.Module = PeriodicEmbeddings(len(codec.numbers), d, frequency_init_scale=scale, lite=False)
-        return periodic
+def _periodic(codec: InputCodec, width: int, frequency_scale: float) -> nn.Module:
+    made: nn.Module = PeriodicEmbeddings(len(codec.numbers), width, frequency_init_scale=frequency_scale, lite=False)
+    return made
+
+
+def _piecewise(codec: InputCodec, width: int) -> nn.Module:
     bins = [torch.tensor(edges) for edges in codec.bins]
     ends = Ends(torch.stack([edges[0] for edges in bins]), torch.stack([edges[-1] for edges in bins]))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*just two bin edges")  # as a boolean or a "is missing" has
-        piecewise: nn.Module = PiecewiseLinearEmbeddings(bins, d, activation=False, version="B")
+        piecewise: nn.Module = PiecewiseLinearEmbeddings(bins, width, activation=False, version="B")
     return nn.Sequential(ends, piecewise)
 
 

@@ -118,8 +118,8 @@ def _labeled(
 
 
 def _columns(part: Dataset, place: int) -> NDArray[np.float64]:
-    inputs = part.inputs[place]
-    return torch.cat([inputs["numbers"], inputs["categories"]], 1).double().numpy()
+    columns = [values for values in part.inputs[place].values() if isinstance(values, Tensor)]  # none is of images
+    return torch.cat(columns, 1).double().numpy()
 
 
 def _some(weights: NDArray[np.float64] | None, rows: NDArray[np.bool_]) -> NDArray[np.float64] | None:

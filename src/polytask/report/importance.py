@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polytask.batch import Dataset, Inputs, n_rows
+from polytask.batch import Dataset, Stored, n_rows
 from polytask.bundle import Bundle
 from polytask.cells import CategoryFeature, NumberFeature
 from polytask.columns import InputCodec
@@ -89,7 +89,8 @@ def _columns(bundle: Bundle, data: Dataset) -> list[str]:
     for part, inputs in zip(bundle.manifest.inputs, data.inputs, strict=False):
         if n_rows(inputs):
             names |= dict.fromkeys(part.codec.names)
-            names |= dict.fromkeys(key for key in inputs if key not in ("numbers", "categories"))
+            known = {"numbers", "categories", *(image.key for image in part.codec.image_features)}
+            names |= dict.fromkeys(key for key in inputs if key not in known)
     return list(names)
 
 
@@ -104,7 +105,7 @@ def _some(data: Dataset, most: int, seed: int) -> Dataset:
 def _shuffled(bundle: Bundle, data: Dataset, column: str, seed: int) -> tuple[Dataset, Tensor]:
     """The rows with a column's cells in another order, and which rows have the column."""
     generator = torch.Generator().manual_seed(seed)
-    parts: list[Inputs] = []
+    parts: list[Mapping[str, Tensor | Stored]] = []
     having = []
     for part, inputs in zip(bundle.manifest.inputs, data.inputs, strict=False):
         count = n_rows(inputs)
@@ -118,12 +119,14 @@ def _shuffled(bundle: Bundle, data: Dataset, column: str, seed: int) -> tuple[Da
 def _features(codec: InputCodec, key: str, column: str) -> Sequence[int] | None:
     """Which features of a tensor come from a column; None for the whole tensor."""
     if key not in ("numbers", "categories"):
-        return None if key == column else ()
+        return None if column in (key, *(image.column for image in codec.image_features if image.key == key)) else ()
     features: Sequence[NumberFeature | CategoryFeature] = codec.number_features if key == "numbers" else codec.category_features
     return [index for index, feature in enumerate(features) if feature.column == column]
 
 
-def _moved(values: Tensor, features: Sequence[int] | None, order: Tensor) -> Tensor:
+def _moved(values: Tensor | Stored, features: Sequence[int] | None, order: Tensor) -> Tensor | Stored:
+    if isinstance(values, Stored):
+        return values if features is not None else replace(values, rows=values.rows[order])
     if features is None:
         return values[order]
     if not features:

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from polytask.preparation import Prepared, load_source, row_names
+from polytask.loading import load_source, row_names
+from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 
 Rows = NDArray[np.intp]
@@ -46,7 +47,7 @@ def source_rows(recipe: Recipe, prepared: Prepared, part: str, index: Rows) -> l
     positions, sources = prepared.positions[part][index], {source.label: source for source in recipe.sources}
     found, start = [], 0
     for label in prepared.order:
-        loaded = load_source(sources[label])
+        loaded = load_source(sources[label], recipe.kinds_of(sources[label]))
         mine = np.flatnonzero((positions >= start) & (positions < start + len(loaded.table)))
         rows = positions[mine] - start
         found.append(SourceRows(mine, loaded.table.take(pa.array(rows)), partial(_name_of, rows, row_names([loaded]))))

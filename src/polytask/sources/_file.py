@@ -35,6 +35,11 @@ class FileSource(Source, abstract=True):
         """The name, else the file's stem."""
         return self.name or Path(self.path.name.removesuffix(".gz")).stem
 
+    def folder_of(self, part: str) -> Path:
+        """The folder of the part's file."""
+        path: Path = self.path if part == "main" else getattr(self, part)
+        return path.expanduser().absolute().parent
+
     def anchored(self) -> Self:
         """The same files by their absolute paths."""
         paths = {field: getattr(self, field) for field in ("path", *HELD_OUT)}

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from polytask.errors import PolytaskError
+from polytask.pictures import holds_images
 from polytask.source import Source, as_table
 
 
@@ -33,6 +34,12 @@ class MemorySource(Source, abstract=True):
     test: Rows = Field(default=None, exclude=True, repr=False)
 
     datum: ClassVar[str] = "data"
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The columns that are arrays of images."""
+        data: pa.Table | None = self.data
+        return () if data is None else tuple(name for name in data.column_names if holds_images(data[name]))
 
     def read(self) -> pa.Table:
         """The rows.

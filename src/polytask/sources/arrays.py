@@ -15,15 +15,18 @@ from polytask.sources._memory import MemorySource
 
 
 class Arrays(MemorySource):
-    """NumPy arrays: inputs x of shape [N, D] and a mapping of names to targets of shape [N].
+    """NumPy arrays: inputs x of shape [N, D], or images, and a mapping of names to targets of shape [N].
+
+    Images are [N, height, width] or [N, height, width, channels]: bytes, booleans, whole numbers from 0 to 255, or fractions
+    from 0 to 1. Images beside numbers go into a ``Frame``, as a mapping of names to arrays.
 
     Attributes:
-        names: The D names of the inputs' columns; x0, x1, ... by default.
+        names: The D names of the inputs' columns, x0, x1, ... by default; of images the one name, "image" by default.
         validation: The source's own validation rows, as a pair (x, targets).
         test: The source's own test rows, likewise.
 
     Raises:
-        PolytaskError: x is not two-dimensional, row counts differ, or the names do not fit.
+        PolytaskError: x is neither two-dimensional nor of images, row counts differ, or the names do not fit.
 
     Example:
         >>> source = Arrays(np.array([[80.0, 3.0], [120.0, 4.0]]), {"price": np.array([1.5, 2.5])}, names=["area", "rooms"])
@@ -46,16 +49,18 @@ class Arrays(MemorySource):
 
 def _table(pair: tuple[Any, Mapping[str, Any]], given: tuple[str, ...] | None, part: str) -> pa.Table:
     x, targets = np.asarray(pair[0]), pair[1]
-    if x.ndim != 2:
+    if x.ndim not in (2, 3, 4):
         found, mend = f"shape {x.shape} in {part}", "Give one row per example: x[:, None] where there is one input."
         raise PolytaskError("x is not an array of shape [N, D]", where="arrays", found=found, mend=mend)
-    names = list(given) if given is not None else [f"x{index}" for index in range(x.shape[1])]
-    if len(names) != x.shape[1]:
-        found = f"{len(names)} names for {x.shape[1]} columns in {part}"
+    columns = list(x.T) if x.ndim == 2 else [x]
+    usual = [f"x{index}" for index in range(len(columns))] if x.ndim == 2 else ["image"]
+    names = list(given) if given is not None else usual
+    if len(names) != len(columns):
+        found = f"{len(names)} names for {len(columns)} columns in {part}"
         raise PolytaskError("names do not fit x", where="arrays", found=found, mend="Give one name per column of x.")
     twice = sorted({name for name in names if names.count(name) > 1 or name in targets})
     if twice:
         raise PolytaskError(
             f"names occur more than once: {listed(twice)}", where="arrays", mend="Give each column its own name."
         )
-    return as_table({**{name: x[:, index] for index, name in enumerate(names)}, **targets})
+    return as_table({**dict(zip(names, columns, strict=True)), **targets})

@@ -6,12 +6,10 @@ import hashlib
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 from pydantic import Field
 
 from polytask.source import Source
-
-SHARES = {"main": 0.6, "validation": 0.2, "test": 0.2}
+from polytask.sources._digits import SHARES, Digits, scans
 
 
 class TwoDigits(Source):
@@ -39,27 +37,19 @@ class TwoDigits(Source):
         return self.parts()["main"]
 
     def parts(self) -> dict[str, pa.Table]:
-        from sklearn.datasets import load_digits  # here, for all sources are asked whose a file's suffix is
-
-        digits = load_digits()
-        order = np.random.default_rng(self.seed).permutation(len(digits.target))
-        bounds = np.cumsum([0, *(round(share * len(order)) for share in SHARES.values())])
+        digits = scans(self.seed)
         sizes = {"main": self.rows, "validation": self.rows // 4, "test": self.rows // 4}
-        return {
-            part: self._canvases(digits.images, digits.target, order[bounds[i] : bounds[i + 1]], sizes[part], part)
-            for i, part in enumerate(SHARES)
-        }
+        return {part: self._canvases(digits, part, sizes[part]) for part in SHARES}
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"two_digits {self.rows} {self.seed}".encode()).hexdigest()
 
-    def _canvases(
-        self, images: NDArray[np.float64], labels: NDArray[np.int64], scans: NDArray[np.int64], n_rows: int, part: str
-    ) -> pa.Table:
-        draw = np.random.default_rng([self.seed, list(SHARES).index(part)])
-        left = draw.choice(scans, n_rows)
-        right = draw.choice(scans, n_rows)
-        by_digit = [scans[labels[scans] == digit] for digit in range(10)]
+    def _canvases(self, digits: Digits, part: str, n_rows: int) -> pa.Table:
+        draw, there = np.random.default_rng([self.seed, list(SHARES).index(part)]), digits.parts[part]
+        images, labels = digits.images, digits.labels
+        left = draw.choice(there, n_rows)
+        right = draw.choice(there, n_rows)
+        by_digit = [there[labels[there] == digit] for digit in range(10)]
         for row in np.flatnonzero(draw.random(n_rows) < 1 / 6):  # with the tenth that is equal by chance, a quarter
             right[row] = draw.choice(by_digit[labels[left[row]]])
         canvases = np.concatenate([images[left], images[right]], axis=2).astype(np.int64)

@@ -69,6 +69,15 @@ def tables() -> list[pa.Table]:
     ]
 
 
+def pictures() -> list[pa.Table]:
+    """Two tables with images of 8 x 8 pixels: grey ones beside a number and a category; and color alone."""
+    rng = np.random.default_rng(0)
+    grey, color = (rng.integers(0, 256, shape, dtype=np.uint8) for shape in ((12, 8, 8), (8, 8, 8, 3)))
+    scans = {"scan": pa.FixedShapeTensorArray.from_numpy_ndarray(grey)}
+    beside = {"age": pa.array(rng.normal(size=12)), "kind": pa.array(["flat", "house", None] * 4)}
+    return [pa.table(scans | beside), pa.table({"photo": pa.FixedShapeTensorArray.from_numpy_ndarray(color)})]
+
+
 def random_features(spec: FeatureSpec, n_rows: int, seed: int = 0) -> Features:
     """Standard normal Features of one member; sequences of 1 to 5 steps, maps with sides of 4 where the spec does not say."""
     generator = torch.Generator().manual_seed(seed)

@@ -25,7 +25,8 @@ class _Data:
     """Tables as an encoder's inputs, one per distinct set of input columns."""
 
     def __init__(self, encoder: Encoder, tables: Sequence[pa.Table] | None) -> None:
-        self.tables = _given.tables() if tables is None else list(tables)
+        made_up = _given.pictures if encoder.reads_images else _given.tables
+        self.tables = made_up() if tables is None else list(tables)
         self.codecs: list[InputCodec] = [encoder.fit_inputs(table, table.column_names, {}) for table in self.tables]
         self.inputs: tuple[Inputs, ...] = tuple(c.encode(t) for c, t in zip(self.codecs, self.tables, strict=True))
         self.n_rows = sum(table.num_rows for table in self.tables)
