@@ -30,7 +30,7 @@ lint: .venv/.test
 	$(BIN)/mypy --strict src
 	$(BIN)/lint-imports
 
-bench: .venv/.core
+bench: .venv/.bench
 	@set -e; for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; done
 
 clean:
@@ -41,9 +41,13 @@ clean:
 	$(INSTALL) .
 	@touch $@
 
+.venv/.bench: $(PINNED) | $(BIN)/python
+	$(INSTALL) '.[bench]'
+	@touch .venv/.core $@
+
 .venv/.test: $(PINNED) | $(BIN)/python
 	$(INSTALL) '.[test]'
-	@touch .venv/.core $@
+	@touch .venv/.core .venv/.bench $@
 
 $(BIN)/python:
 	@for python in $(CANDIDATES); do \
