@@ -154,7 +154,7 @@ def open_source(value: object, **options: Any) -> Source:
     Args:
         value: A path (its suffix gives the kind, looking through ``.gz``; an unknown suffix means CSV), any data frame that
             narwhals knows (a lazy one is collected), a mapping of names to arrays, a NumPy array of rows or of images, or a
-            source. A path to a folder means images, a folder for each class.
+            source. A path to a folder, unless its name ends as a file's, means images, a folder for each class.
         **options: Fields of that source, such as ``delimiter=";"``.
 
     Raises:
@@ -353,12 +353,11 @@ def _kind_of(value: object) -> str | None:
     """The kind of source that reads a value; None where none does."""
     if isinstance(value, str | Path):
         path = Path(value).expanduser()
-        if path.is_dir():
-            return "folder"
         name, kinds = path.name.lower().removesuffix(".gz"), Source.kinds()
         if (ending := Path(name).suffix[1:]) in kinds:
             return ending
-        return next((kind for kind in kinds if name.endswith(Source.find(kind).suffixes or "\0")), "csv")
+        unknown = "folder" if path.is_dir() else "csv"
+        return next((kind for kind in kinds if name.endswith(Source.find(kind).suffixes or "\0")), unknown)
     if isinstance(value, np.ndarray):
         return "arrays"
     return "frame" if isinstance(value, Mapping) or _narwhals_frame(value) is not None else None
