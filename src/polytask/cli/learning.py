@@ -174,7 +174,7 @@ def demo(
     check_free(out, overwrite)
     kinds = {"left": "multiclass", "right": "multiclass", "total": "regression", "same": "binary"}
     tasks = [{"kind": kind, "name": name} for name, kind in kinds.items()]
-    recipe = Recipe(**changed({"sources": [{"kind": "two_digits"}], "tasks": tasks}, set_ or []))
+    recipe = Recipe(**changed({"sources": [{"kind": "two_digits"}], "tasks": tasks, "encoder": "table"}, set_ or []))
     typer.echo("Two scanned digits side by side: which is left, which is right, their sum, and whether they are equal.")
     train(recipe, out, overwrite)
     test = recipe.sources[0].parts()["test"].drop_columns(list(kinds))

@@ -17,6 +17,7 @@ from polytask.encoders._image import ImageEncoder, Inlets
 from polytask.errors import PolytaskError
 
 PATCHES = 8
+SMALLEST = 2  # on digits of 8 x 8 single pixels learned next to nothing in 12 epochs (accuracy .36), these .95
 
 
 class ViT(ImageEncoder):
@@ -30,7 +31,7 @@ class ViT(ImageEncoder):
         width: The length of a patch's vector.
         depth: The number of blocks, which are the stages.
         heads: Of the attention; they share the width.
-        patch: The sides of a patch in pixels; None for what cuts the longer side of the image into eight.
+        patch: The sides of a patch in pixels; None for what cuts the longer side of the image into eight, but 2 at least.
         expansion: How much wider the hidden layer of a block's perceptron is.
         dropout: Probability of dropping a number of what a block adds.
     """
@@ -51,7 +52,7 @@ class ViT(ImageEncoder):
 
     def stem(self, codec: InputCodec) -> Part:
         space = self.space(codec)
-        patch = self.patch or -(-max(space) // PATCHES)
+        patch = self.patch or max(SMALLEST, -(-max(space) // PATCHES))
         return Part(FeatureSpec("sequence", self.width), lambda: TokenStem(codec, self.width, space, patch))
 
     def stages(self, spec: FeatureSpec) -> list[Part]:
