@@ -131,7 +131,7 @@ def test_page_tells_what_compare_found(moved: Callable[[], Path]) -> None:
     }
     (folder / "compare.json").write_text(json.dumps(compared), encoding="utf-8")
     seen = text_of(load(folder).report())
-    assert "Sharing helped: +20.0 % gain in the loss against training it alone." in seen
+    assert "Sharing helped: its loss is 20.0 % lower than alone." in seen
     assert "this run's recipe: Delta-m +2.5 %" in seen
     for words in ("ple: Delta-m", "ple for <script>", "a careful note", "mtan: it failed"):
         assert words in seen, words

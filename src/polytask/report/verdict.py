@@ -14,6 +14,7 @@ from polytask.report.evidence import Evidence, names_of
 from polytask.report.importance import Importance
 from polytask.report.per_task import calibration_bins
 from polytask.report.words import (
+    against_alone,
     better_than_constant,
     headline,
     in_words,
@@ -22,7 +23,6 @@ from polytask.report.words import (
     score_texts,
     seconds_text,
     short,
-    signed,
 )
 from polytask.scores import Score, TaskScores
 
@@ -110,11 +110,10 @@ def _told(evidence: Evidence) -> Iterator[tuple[str, str]]:
             words += " That is not surely better than the constant."
         told = found.get(name)
         if told:
-            change = -float(told["change"]) if told["change"] is not None else math.nan
-            words += {
-                "helped": f" Sharing helped: {signed(change)} % gain in the loss against training it alone.",
-                "hurt": f" Sharing hurt: {signed(change)} % in the loss against training it alone.",
-            }.get(told["verdict"], f" Whether sharing helped cannot be told ({signed(change)} % in the loss).")
+            loss = f"its loss is {against_alone(told['change'])}"
+            words += {"helped": f" Sharing helped: {loss}.", "hurt": f" Sharing hurt: {loss}."}.get(
+                told["verdict"], f" Whether sharing helped cannot be told: {loss}, which chance may do."
+            )
         yield f"{short(name)}.", words
 
 

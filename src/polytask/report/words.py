@@ -44,6 +44,18 @@ def signed(value: float, decimals: int = 1) -> str:
     return "-" if math.isnan(value) else with_minus(f"{round(value, decimals) + 0.0:+.{decimals}f}")
 
 
+def against_alone(change: float | None) -> str:
+    """A change of a loss in percent of that of the task alone.
+
+    Example:
+        >>> against_alone(-11.04), against_alone(3.26), against_alone(None)
+        ('11.0 % lower than alone', '3.3 % higher than alone', 'not known')
+    """
+    if change is None or not math.isfinite(change):
+        return "not known"
+    return f"{abs(change):.1f} % {'lower' if change < 0 else 'higher'} than alone"
+
+
 def fixed(value: float, decimals: int = 2) -> str:
     """A number with so many decimals, 0 without a sign."""
     return with_minus(f"{round(value, decimals) + 0.0:.{decimals}f}")
