@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.throughput import cpu_seconds
 from polytask.balancers import Equal
 from polytask.batch import Dataset
 from polytask.encoder import Encoder
@@ -81,13 +80,6 @@ def ours(recipe: Recipe, prepared: Prepared, rows: Dataset, batch: int) -> None:
     settings = Trainer(epochs=1, batch_size=batch, optimizer=Optimizer(lr=1e-3), average=None, device="cpu")
     nothing = rows.where(torch.zeros(rows.n_rows, dtype=torch.bool))
     train(network(recipe, prepared), rows, nothing, settings, Equal())
-
-
-def cpu_seconds(run: Callable[[], None]) -> float:
-    """CPU time of one call."""
-    began = time.process_time()
-    run()
-    return time.process_time() - began
 
 
 def main() -> None:

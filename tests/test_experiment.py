@@ -187,7 +187,7 @@ def damage(folder: Path, what: str) -> None:
         ("truncated weights", "the weights are missing or damaged"),
         ("no weights", "the weights are missing or damaged"),
         ("no manifest", "not a polytask model: it has no manifest"),
-        ("broken manifest", "the manifest is damaged"),
+        ("broken manifest", "the file is damaged"),
         ("other weights", "of the weights do not fit the manifest"),
         ("broken scores", "scores.json: this is not of a run"),
         ("a newer format", "written by a newer polytask"),

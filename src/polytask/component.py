@@ -8,20 +8,24 @@ is known from the moment it is defined, or through an entry point of the group `
 from __future__ import annotations
 
 import importlib
+import json
 import pkgutil
 import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, Self, cast
+from pathlib import Path
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from polytask.errors import PolytaskError, did_you_mean, explain_validation, shown
+from polytask.errors import PolytaskError, did_you_mean, explain_validation, one_line, shown
 
 FAMILY_MARK = "x-polytask-family"
 _defined: dict[tuple[str, str], type[Component]] = {}
+
+S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -46,6 +50,35 @@ class Settings(BaseModel):
 
         schema = handler(source)  # once the class is complete pydantic gives the schema made here before
         return schema if schema["type"] == "function-wrap" else core_schema.with_info_wrap_validator_function(located, schema)
+
+
+def read_document(kind: type[S], path: Path, newest: int, what: str, mend: str, unusable: str = "") -> S:
+    """Settings from a JSON file that says its format.
+
+    Args:
+        kind: The settings, with a field ``format``.
+        path: The file, which is there.
+        newest: The latest format that is known.
+        what: What the file is to be, for messages.
+        mend: What to do about a damaged one.
+        unusable: What to do about one that names what is not known; ``mend`` by default.
+
+    Raises:
+        PolytaskError: It is damaged, something else, of a newer format, or names what is not there.
+    """
+    try:
+        fields: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise PolytaskError("the file is damaged", where=str(path), found=one_line(error), mend=mend) from None
+    if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
+        raise PolytaskError(f"not {what}", where=str(path), found=shown(fields), mend=mend)
+    if fields["format"] > newest:
+        written = f"written by a newer polytask ({fields.get('polytask')}), format {fields['format']}"
+        raise PolytaskError(written, where=str(path), mend="Install that version or a later one.")
+    try:
+        return kind(**fields)
+    except (PolytaskError, ValidationError) as error:
+        raise PolytaskError(f"the file cannot be used: {error}", where=str(path), mend=unusable or mend) from None
 
 
 class Component(Settings):

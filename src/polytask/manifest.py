@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import model_validator
 from torch import nn
 
-from polytask.component import Component, Settings
+from polytask.component import Component, Settings, read_document
 from polytask.encoder import Encoder
-from polytask.errors import PolytaskError, one_line, shown
+from polytask.errors import PolytaskError
 from polytask.head import Head
 from polytask.input_sets import InputSet
 from polytask.sharing import Sharing
@@ -100,20 +99,8 @@ class Manifest(Settings):
         if not path.is_file():
             mend = "Give the run folder that `polytask fit --out` wrote."
             raise PolytaskError("not a polytask model: it has no manifest", where=str(path), mend=mend)
-        try:
-            fields: Any = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise PolytaskError("the manifest is damaged", where=str(path), found=one_line(error), mend=MEND) from None
-        if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
-            raise PolytaskError("not a polytask manifest", where=str(path), found=shown(fields), mend=MEND)
-        if fields["format"] > FORMAT:
-            what = f"written by a newer polytask ({fields.get('polytask')}), format {fields['format']}"
-            raise PolytaskError(what, where=str(path), mend="Install that version or a later one.")
-        try:
-            return cls(**fields)
-        except (PolytaskError, ValidationError) as error:
-            mend = "If it names a plug-in, install or define it before loading."
-            raise PolytaskError(f"the manifest cannot be used: {error}", where=str(path), mend=mend) from None
+        plug_in = "If it names a plug-in, install or define it before loading."
+        return read_document(cls, path, FORMAT, "a polytask manifest", MEND, plug_in)
 
     def with_modules(self, modules: Mapping[str, nn.Module]) -> Self:
         """The manifest with the placeholders of external modules filled."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from polytask.answers import AnswerColumn
-from polytask.component import Settings
-from polytask.errors import PolytaskError, did_you_mean, listed, one_line, shown
+from polytask.component import Settings, read_document
+from polytask.errors import PolytaskError, did_you_mean, listed, one_line
 from polytask.input_sets import InputSet
 from polytask.source import Source
 
@@ -97,19 +97,7 @@ class Metadata(Settings):
         if not path.is_file():
             mend = "Give the folder that `polytask export` wrote."
             raise PolytaskError(f"not an exported model: it has no {METADATA}", where=str(folder), mend=mend)
-        try:
-            fields: Any = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise PolytaskError("the file is damaged", where=str(path), found=one_line(error), mend=MEND) from None
-        if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
-            raise PolytaskError("not of an exported model", where=str(path), found=shown(fields), mend=MEND)
-        if fields["format"] > FORMAT:
-            what = f"written by a newer polytask ({fields.get('polytask')}), format {fields['format']}"
-            raise PolytaskError(what, where=str(path), mend="Install that version or a later one.")
-        try:
-            return cls(**fields)
-        except (PolytaskError, ValidationError) as error:
-            raise PolytaskError(f"the file cannot be used: {error}", where=str(path), mend=MEND) from None
+        return read_document(cls, path, FORMAT, "of an exported model", MEND)
 
 
 def damaged(file: Path, error: Exception) -> PolytaskError:
