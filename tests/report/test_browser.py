@@ -17,6 +17,10 @@ ON_ONE_ANOTHER = """
     ).map(([_, other]) => one + ' on ' + other));
 })
 """
+CUT = """
+[...document.querySelectorAll('.listing .scroll, .listing.scroll')]
+    .filter(e => !e.closest('details') && e.scrollWidth > e.clientWidth).map(e => e.textContent)
+"""
 EMPTY = "[...document.querySelectorAll('.drawing')].filter(e => e.getBoundingClientRect().height < 100).length"
 SECTIONS = "[...document.querySelectorAll('section')].map(e => e.id)"
 
@@ -32,6 +36,7 @@ def test_page_in_a_browser(run: Run) -> None:
             browser.open(page, width, dark=dark)
             assert browser.value(SECTIONS) == ["verdict", "tasks", "between", "inputs", "record"]
             assert browser.value("document.documentElement.scrollWidth") == width
+            assert browser.value(CUT) == [], "tables of scores are seen whole"
             assert browser.value(OVER) == []
             assert browser.value(ON_ONE_ANOTHER) == []
             assert browser.value(EMPTY) == 0
