@@ -248,6 +248,13 @@ def _labeled_outputs(bundle: Bundle, data: Dataset, tasks: Sequence[str]) -> Ite
             yield task, output if rows is None else output[rows], target if rows is None else target[rows]
 
 
+def remarks(bundle: Bundle, data: Dataset) -> list[str]:
+    """What tasks have to say of what a trained network says of the training rows."""
+    tasks = [name for name in data.tasks if type(bundle.tasks[name].task).remarks is not Task.remarks]
+    outputs = outputs_on(bundle.model, data, tasks) if tasks else {}
+    return [note for name, output in outputs.items() for note in bundle.tasks[name].remarks(output[data.present[name]])]
+
+
 def row_weights(data: Dataset, task: str) -> Tensor | None:
     """How much each row with a label of a task counts, float64; None where all count alike."""
     return data.weights[task][data.present[task]].double() if task in data.weights else None

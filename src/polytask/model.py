@@ -117,6 +117,14 @@ class MultiTaskModel(nn.Module):
         own = {(task,): [p for path, p in trained if key in path] for task, key in self._keys.items()}
         return {tasks: parameters for tasks, parameters in own.items() if parameters}
 
+    def head_of(self, task: str) -> nn.Module:
+        """The head of a task that it answers or reads."""
+        return self.heads[self._keys[task]]
+
+    def has_begun(self, task: str) -> bool:
+        """Whether a task's head waits for nothing; see ``Head.build``."""
+        return bool(getattr(self.head_of(task), "begun", True))
+
     def _fitted(self, task: str) -> FittedTask:
         return self.tasks[task] if task in self.tasks else self.read[task]
 

@@ -370,7 +370,7 @@ class Run:
         if source is not None:
             mine = {name for part in self.bundle.manifest.inputs for name in part.sources.get(source, ())}
             tasks = [task for task in tasks if task.name in mine]
-        named = {task.name: task for task in tasks if set(task.own_columns) <= set(table.column_names)}
+        named = {task.name: task for task in tasks if set(task.needed_columns) <= set(table.column_names)}
         # Without the label of what it is given it is not known whether a task is seen.
         there = [task for name, task in named.items() if set(with_read([name], given_of(tasks))) <= named.keys()]
         if not there:

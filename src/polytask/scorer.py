@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from polytask.errors import PolytaskError, did_you_mean
 
-View = Literal["value", "label", "probability", "quantiles", "statistics"]
+View = Literal["value", "label", "probability", "quantiles", "statistics", "distance", "vector"]
 LOWER_IS_BETTER = ("_error", "_loss", "_deviance")
 
 
@@ -30,6 +31,8 @@ class Scorer:
             "statistics" (sums over the pixels of each row, [N, n]; the target then says nothing more).
         is_ratio: Whether a change in percent means something. It does not where zero is what a constant scores, as for R2:
             from 0.01 to 0.02 is no gain of 100 %.
+        rows: For a metric in which every row is compared with the others, ``(prediction, target) -> [N]``: what each row adds,
+            nan for nothing; the metric is their mean. Rows that are drawn twice are not compared with themselves then.
     """
 
     name: str
@@ -37,6 +40,23 @@ class Scorer:
     higher_is_better: bool
     reads: View
     is_ratio: bool = True
+    rows: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+def row_scorer(name: str, rows: Callable[[Tensor, Tensor], Tensor], higher_is_better: bool, reads: View) -> Scorer:
+    """A metric in which every row is compared with the others: the mean of ``rows``; see Scorer."""
+
+    def compute(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        return row_mean(rows(prediction, target), target, weights)
+
+    return Scorer(name, compute, higher_is_better, reads, rows=rows)
+
+
+def row_mean(values: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The mean of values of rows ``[N]``, without those that are nan."""
+    each = torch.ones_like(values) if weights is None else weights
+    there = ~values.isnan()
+    return (values[there] * each[there]).sum() / each[there].sum()
 
 
 def user_scorer(metric: Callable[..., Any], known: Mapping[str, Scorer]) -> Scorer:
