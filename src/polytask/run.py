@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from torch import nn
 
 from polytask.bundle import Bundle, n_parameters
@@ -31,6 +33,7 @@ from polytask.pictures import located
 from polytask.preparation import Prepared, prepare
 from polytask.reading import given_of, with_read
 from polytask.recipe import Recipe
+from polytask.representation import embedded
 from polytask.run_folder import (
     CARD,
     HISTORY,
@@ -43,12 +46,14 @@ from polytask.run_folder import (
     check_free,
     finished,
     read_record,
+    read_scores,
     replacing,
 )
 from polytask.scores import Scores
-from polytask.source import PIECE_ROWS, Source, like, reader_of
+from polytask.source import PIECE_ROWS, Source, like, reader_of, tables_of
 
 PIECE_BYTES = 1 << 28
+T = TypeVar("T")
 
 
 class Run:
@@ -134,6 +139,32 @@ class Run:
         Raises:
             PolytaskError: As ``predict``.
         """
+        ask = partial(self.bundle.predict, tasks=tasks, probabilities=probabilities)
+        return self._asked_in_pieces(ask, data, source)
+
+    def embed(
+        self, data: object, task: str | None = None, *, stage: int = -1, source: str | None = None
+    ) -> NDArray[np.float32]:
+        """The shared representation of new rows, in their order: the features that the heads read, as one vector per row.
+
+        A sequence or a map is averaged over its places, an ensemble over its members.
+
+        Args:
+            data: As for ``predict``.
+            task: Whose features, where tasks have some of their own; None for those that all share.
+            stage: After which part of the network: 0 the stem, then the stages; negative counts from the end.
+            source: As for ``predict``.
+
+        Returns:
+            An array ``[N, D]``; NaN in rows whose image cannot be used, and is to be skipped.
+
+        Raises:
+            PolytaskError: As ``predict``; there is no such stage, or no task is named and their features differ.
+        """
+        return np.concatenate(list(self._asked_in_pieces(partial(embedded, self.bundle, task=task, stage=stage), data, source)))
+
+    def _asked_in_pieces(self, ask: Callable[..., T], data: object, source: str | None) -> Iterator[T]:
+        """What a question gives for so many rows at a time."""
         given, reader = reader_of(data, self.recipe.sources, source)
         like_source = self._like(given, source)
         if reader is given:
@@ -143,10 +174,10 @@ class Run:
         n_before = 0
         features = [feature for part in self.bundle.manifest.inputs for feature in part.codec.image_features]
         n_bytes = sum(math.prod(feature.shape) for feature in features)
-        for piece in _of_rows(tables, min(PIECE_ROWS, PIECE_BYTES // max(n_bytes, 1))):
+        for piece in tables_of(tables, min(PIECE_ROWS, PIECE_BYTES // max(n_bytes, 1))):
             table = self._located(given, piece)
             with rows_named(partial(_row_of, given, n_before)):
-                answers = self.bundle.predict(table, tasks, source=like_source, probabilities=probabilities)
+                answers = ask(table, source=like_source)
             yield answers
             n_before += len(table)
 
@@ -405,7 +436,7 @@ def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> 
     bundle = Bundle.load(place / MODEL, modules)
     recipe = Recipe.from_yaml(place / RECIPE)
     record, scores, history = read_record(place)
-    run = Run(recipe, bundle, _scores(scores, place / SCORES), history, record)
+    run = Run(recipe, bundle, read_scores(scores, place / SCORES), history, record)
     _check_of_one_run(run, place)
     run.folder = place
     return run
@@ -424,13 +455,6 @@ def _apart(names: Sequence[str]) -> list[str]:
         seen[name] = seen.get(name, 0) + 1
         told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return told
-
-
-def _scores(values: Mapping[str, Any], path: Path) -> Scores:
-    try:
-        return Scores.from_dict(values)
-    except PolytaskError as error:
-        raise PolytaskError(error.what, where=str(path), found=error.found, mend=MEND) from None
 
 
 def _check_of_one_run(run: Run, place: Path) -> None:
@@ -457,19 +481,6 @@ def _check_of_one_run(run: Run, place: Path) -> None:
 def _row_of(source: Source, n_before: int, row: int) -> str:
     """Words for a row of new data, of which so many were read before."""
     return f"row {n_before + row + 1:,} of {source.label}"
-
-
-def _of_rows(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
-    """Tables of ``n_rows`` rows each but for the last: cut where one table would be, a batch holds the same rows."""
-    held: list[pa.Table] = []
-    for table in tables:
-        held.append(table)
-        while (count := sum(map(len, held))) > n_rows:
-            joined = pa.concat_tables(held)
-            yield joined.slice(0, n_rows)
-            held = [joined.slice(n_rows)] if count > n_rows else []
-    if held:
-        yield pa.concat_tables(held)
 
 
 def _json(value: object, indent: int | None = 1) -> str:
