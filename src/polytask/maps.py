@@ -21,8 +21,9 @@ LARGEST_CODE = np.iinfo(np.int16).max
 def read_maps(column: pa.ChunkedArray, form: ImageFeature, sort: Sort, where: str) -> tuple[pa.Array, dict[int, str]]:
     """The labels of every pixel of a column, as an Arrow fixed-shape tensor ``[height, width]``; null where a cell is.
 
-    Codes are int16 and -1 where there is none, also in an array that is read; numbers are float32 and NaN where there is none. A file of another size is brought
-    to this one as images are (``form.resize``), without a value that it does not hold: each pixel takes that of the nearest.
+    Codes are int16 and -1 where there is none, also in an array that is read; numbers are float32 and NaN where there is none.
+    A file of another size is brought to this one as images are (``form.resize``), without a value that it does not hold: each
+    pixel takes that of the nearest.
 
     Args:
         column: Paths of files (those of images; ``.npy`` arrays), bytes of image files, or arrays of numbers
