@@ -41,7 +41,7 @@ def per_task(evidence: Evidence, importance: Importance | None) -> Section:
 def _group(evidence: Evidence, fitted: FittedTask, number: int, importance: Importance | None) -> Group:
     name = fitted.task.name
     columns = ", ".join(fitted.task.label_columns)
-    what = fitted.task.kind if columns == name else f"{fitted.task.kind} of {columns}"
+    what = fitted.task.kind if columns in ("", name) else f"{fitted.task.kind} of {columns}"
     subtitle = f"{what} · {fitted.codec.n_labels:,} training labels"
     blocks: list[Block] = [*_scores(evidence, name), *_curve(evidence, name)]
     judged = evidence.judged.get(name)
