@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
 from polytask.batch import Features, FeatureSpec
@@ -79,7 +81,11 @@ class Centroids(nn.Module):
         draw = np.random.default_rng(seed)
         points = vectors.double().cpu().numpy()
         points = points if len(points) <= MAX_ROWS else points[draw.choice(len(points), MAX_ROWS, replace=False)]
-        k_means = KMeans(len(self.centroids), n_init=N_STARTS, random_state=seed % 2**32).fit(points)
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", ConvergenceWarning
+            )  # of fewer points than clusters, which the task tells in the end
+            k_means = KMeans(len(self.centroids), n_init=N_STARTS, random_state=seed % 2**32).fit(points)
         self.centroids.copy_(torch.from_numpy(k_means.cluster_centers_))
         self.spread.fill_(max(k_means.inertia_ / len(points), torch.finfo(torch.float32).eps))
         self.found.fill_(True)

@@ -94,7 +94,7 @@ def _answers(judged: Judged) -> Iterator[Block]:
         yield Chart("Coverage of the quantiles", charts.coverage(levels, below), caption)
     if "label" in views and truth.ndim == 1:
         yield _confusion(judged)
-    if "probability" in views:
+    if "probability" in views and "label" in views:
         yield from _probabilities(judged)
 
 
@@ -287,6 +287,8 @@ def _texts(judged: Judged, row: int) -> tuple[str, str]:
     views, truth, codec = judged.views, judged.truth[row], judged.fitted.codec
     if "value" in views:
         return cell_text(float(truth)), cell_text(float(views["value"][row]))
+    if "group" in views or "vector" in views:  # the codes of their labels have no names
+        return "-", f"{views['group'][row]}" if "group" in views else "-"
     if "label" not in views:
         return cell_text(truth), "-"
     if judged.truth.ndim == 2:

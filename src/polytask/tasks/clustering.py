@@ -130,20 +130,20 @@ class Clustering(Task):
         """The nearest centroid; the soft assignment; the distance to each centroid, in root mean squared distances."""
         similarity = estimate.double().clamp(min=torch.finfo(torch.float32).tiny)
         return {
-            "label": similarity.argmax(1),
+            "group": similarity.argmax(1),
             "probability": similarity / similarity.sum(1, keepdim=True),
             "distance": (1 / similarity - 1).clamp(min=0).sqrt(),
         }
 
     def answer_columns(self, codec: Codec) -> tuple[AnswerColumn, ...]:
         each = (AnswerColumn(name=f"{self.name}:{k}", view="probability", at=k, detail=True) for k in range(codec.width))
-        return (AnswerColumn(name=self.name, view="label"), *each)
+        return (AnswerColumn(name=self.name, view="group"), *each)
 
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         every = (
-            Scorer("nmi", nmi, higher_is_better=True, reads="label", is_ratio=False),
-            Scorer("ari", ari, higher_is_better=True, reads="label", is_ratio=False),
-            Scorer("accuracy", matched_accuracy, higher_is_better=True, reads="label"),
+            Scorer("nmi", nmi, higher_is_better=True, reads="group", is_ratio=False),
+            Scorer("ari", ari, higher_is_better=True, reads="group", is_ratio=False),
+            Scorer("accuracy", matched_accuracy, higher_is_better=True, reads="group"),
             Scorer("silhouette", silhouette, higher_is_better=True, reads="distance", is_ratio=False),
             Scorer("evenness", evenness, higher_is_better=True, reads="distance", is_ratio=False),
         )
@@ -157,8 +157,8 @@ class Clustering(Task):
 
     def remarks(self, views: Mapping[str, Tensor], codec: Codec) -> list[str]:
         """Says which clusters are empty or very small."""
-        sizes = torch.bincount(views["label"], minlength=codec.width)
-        small, empty = int((sizes < SMALL * len(views["label"]) / codec.width).sum()), int((sizes == 0).sum())
+        sizes = torch.bincount(views["group"], minlength=codec.width)
+        small, empty = int((sizes < SMALL * len(views["group"]) / codec.width).sum()), int((sizes == 0).sum())
         if not small:
             return []
         mend = "" if self.targets == "balanced" else ", or targets: balanced, which makes them of one size"
