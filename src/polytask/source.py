@@ -326,7 +326,8 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _tensors(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Cells that are lists of lists, of fixed sizes, as arrays; others as they are."""
-    shape, kind = [], column.type
+    shape: list[int] = []
+    kind = column.type
     while pa.types.is_fixed_size_list(kind):
         shape, kind = [*shape, kind.list_size], kind.value_type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
