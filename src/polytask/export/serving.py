@@ -14,7 +14,7 @@ from polytask.answers import read_answers
 from polytask.errors import PolytaskError, one_line, rows_named
 from polytask.export.metadata import MEND, Metadata, damaged
 from polytask.input_sets import input_set_of
-from polytask.source import Source, like, plain_table, reader_of
+from polytask.source import Source, like, plain_table, reader_of, rows_of
 
 BATCH_ROWS = 4096
 Arrays = dict[str, NDArray[Any]]
@@ -62,7 +62,7 @@ class ExportedModel:
         """
         if isinstance(data, list | tuple):
             table = _table_of_rows(data)
-            return self._answers(table, tasks, source, probabilities, "the new rows").to_pylist()
+            return rows_of(self._answers(table, tasks, source, probabilities, "the new rows"))
         given, reader = reader_of(data, self.metadata.sources, source)
         needed = {name for part in self.metadata.sets for name in part.codec.names}
         table = given.read() if reader is given else reader.read_other(getattr(given, given.datum), needed)
