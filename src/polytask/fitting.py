@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import polytask
+from polytask.augmenting import Augmenter
 from polytask.batch import Dataset
 from polytask.bundle import Bundle
 from polytask.checkpoint import Checkpoints
@@ -62,6 +63,8 @@ def train_bundle(
     for fitted in wanted:
         _held_out(fitted.task, prepared)  # said before training
     seed = recipe.seed if seed is None else seed
+    codecs, trained_tasks = [part.codec for part in prepared.inputs], [fitted.task for fitted in wanted]
+    augmenter = Augmenter(recipe.augmentation, codecs, trained_tasks, seed)
     bundle = untrained(recipe, prepared, tasks, seed)
     every = [record.task for record in bundle.manifest.tasks]
     training = labeled_rows(with_joint_labels(prepared.training, every), names)
@@ -78,6 +81,7 @@ def train_bundle(
             seed=seed,
             primary=[name for name in recipe.primary if name in names],
             mixing=recipe.mixing,
+            augmenter=augmenter,
             begun=() if origin is None else origin.begun(names),
             on_epoch=on_epoch,
             checkpoints=checkpoints,

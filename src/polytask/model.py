@@ -99,6 +99,9 @@ class MultiTaskModel(nn.Module):
     def losses(self, batch: Batch, of_answers: bool = False) -> dict[str, Tensor]:
         """The mean loss of each task with a label in this batch, divided by its null loss and times its weight.
 
+        Of inputs that were mixed it is the losses for the labels of both rows, mixed alike (Zhang 2018, arXiv:1710.09412; for
+        cross-entropy that is the loss for mixed labels).
+
         Args:
             batch: The rows.
             of_answers: Judge an ensemble by the mean of its members' estimates, not each member for itself as in training.
@@ -106,7 +109,13 @@ class MultiTaskModel(nn.Module):
         tasks = batch.tasks
         self.trunk.see(batch)
         outputs = self.learned(batch.inputs, tasks)
-        return {task: self._loss(task, outputs[task], batch, of_answers) for task in tasks}
+        losses = {task: self._loss(task, outputs[task], batch, of_answers) for task in tasks}
+        if batch.mixed is None:
+            return losses
+        other, share = batch.labeled_as(batch.mixed.order), batch.mixed.share
+        return {
+            task: share * own + (1 - share) * self._loss(task, outputs[task], other, of_answers) for task, own in losses.items()
+        }
 
     def trained_apart(self) -> dict[tuple[str, ...], list[nn.Parameter]]:
         """The parameters that are trained, by the tasks that they serve: all of them together, or each task's own."""

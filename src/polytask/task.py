@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,12 +15,14 @@ from pydantic import Field, field_serializer, model_validator
 from torch import Tensor
 
 from polytask.answers import AnswerColumn, read_answers
+from polytask.augmentation import Operation
 from polytask.component import Component, Settings
 from polytask.errors import CellsError, PolytaskError, are, did_you_mean, listed
 from polytask.head import Head
 from polytask.reading import DependsOn
 from polytask.scorer import Scorer, user_scorer
 
+Spatial = Literal["codes", "numbers", "image"]
 MEND_NUMBERS = "Mend them, or say which text means missing; classes need a task such as multiclass."
 
 
@@ -92,9 +94,14 @@ class Task(Component, family="tasks"):
         head: The head; None for the recipe's.
         depends_on: Other tasks that the head reads beside its features, as they are estimated, while training too: a name, a
             list of names, or a mapping {name: {what: estimate or state, gradient: false or true}}. See Reading.
+        varies_with: The changes of images after which a label would be another, as that of what is left after a flip: these
+            are left out of the augmentation for all tasks that are trained with this one.
 
     Class attributes:
         says_yes: Whether a target 1 means yes, so that another task may be given it.
+        spatial: What a label tells of every pixel: "codes", uint8 ``[H, W]`` with 255 where there is none; "numbers", float32
+            ``[H, W]`` with NaN where there is none; "image", uint8 ``[C, H, W]``, the picture itself; None where it is of the
+            whole row.
     """
 
     default_metrics: ClassVar[tuple[str, ...]] = ()
@@ -103,6 +110,7 @@ class Task(Component, family="tasks"):
     has_constant: ClassVar[bool] = True
     tunes_on_training: ClassVar[bool] = False
     says_yes: ClassVar[bool] = False
+    spatial: ClassVar[Spatial | None] = None
 
     name: str = Field(min_length=1)
     column: str | None = None
@@ -113,6 +121,7 @@ class Task(Component, family="tasks"):
     metrics: tuple[str | Callable[..., Any], ...] | None = None
     head: Head | None = None
     depends_on: DependsOn = Field(default_factory=dict)
+    varies_with: tuple[Operation, ...] = ()
 
     def __init__(self, name: str = "", **fields: Any) -> None:
         super().__init__(name=name, **fields)
