@@ -45,6 +45,7 @@ class Augmenter:
 
     Attributes:
         settings: What is done: what was asked for, without what a task varies with.
+        notes: What is to be said of what is left out.
 
     Raises:
         PolytaskError: Something is asked for, and no input is an image.
@@ -55,7 +56,9 @@ class Augmenter:
             found = listed(dict.fromkeys(name for codec in inputs for name in codec.names))
             mend = "Leave augmentation out, or say which column holds images, as in --image COLUMN."
             raise PolytaskError("there is no image to augment among the inputs", where="augmentation", found=found, mend=mend)
-        self.settings = asked.without(left_out(asked, inputs, tasks))
+        reasons = left_out(asked, inputs, tasks)
+        self.settings = asked.without(reasons)
+        self.notes = [f"augmentation: {operation} is left out, for {reason}" for operation, reason in reasons.items()]
         self.inputs, self.seed = inputs, seed
         self.spatial: dict[str, Spatial] = {task.name: task.spatial for task in tasks if task.spatial is not None}
 
@@ -160,11 +163,6 @@ def left_out(asked: Augmentation, inputs: Sequence[InputCodec], tasks: Sequence[
         elif categories:
             reasons["mixup"] = f"{listed(map(repr, categories))} cannot be mixed, and stands beside an image"
     return reasons
-
-
-def augmentation_notes(asked: Augmentation, inputs: Sequence[InputCodec], tasks: Sequence[Task]) -> list[str]:
-    """What is to be said of operations that are left out."""
-    return [f"augmentation: {name} is left out, for {reason}" for name, reason in left_out(asked, inputs, tasks).items()]
 
 
 def affine_maps(asked: Augmentation, draw: Draw, aspects: Float[Tensor, " B"]) -> Float[Tensor, "B 2 3"]:
