@@ -353,6 +353,8 @@ def test_what_is_asked_for_is_checked(tmp_path: Path, monkeypatch: pytest.Monkey
     assert set(Augmentation.model_fields) == set(get_args(Operation))
     with pytest.raises(PolytaskError, match=r"rotation.*less than or equal to 180"):
         recipe(augmentation={"rotation": 200})
+    with pytest.raises(PolytaskError, match=r"flip.*should be a valid number.*True"):
+        recipe(augmentation={"flip": True})  # of every image?
     with pytest.raises(PolytaskError, match=r"augmentation.*Did you mean 'rotation'"):
         recipe(augmentation={"rotate": 20})
     with pytest.raises(PolytaskError, match=r"varies_with.*'flip', 'vertical_flip'"):

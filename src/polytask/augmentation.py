@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from polytask.component import Settings
 
@@ -46,6 +46,8 @@ class Augmentation(Settings):
         >>> Augmentation(flip=0.5, rotation=15).without(["flip"]).operations
         ('rotation',)
     """
+
+    model_config = ConfigDict(strict=True)  # `flip: yes` would be every image's
 
     flip: float = Field(default=0.0, ge=0, le=1)
     vertical_flip: float = Field(default=0.0, ge=0, le=1)
