@@ -370,7 +370,7 @@ def _update_digest(digest: hashlib._Hash, column: pa.ChunkedArray) -> None:
         digest.update(pc.fill_null(column, pa.scalar(0).cast(column.type)).to_numpy().tobytes())
     elif isinstance(column.type, pa.FixedShapeTensorType):
         for chunk in column.chunks:
-            digest.update(memoryview(chunk.to_numpy_ndarray()))
+            digest.update(chunk.storage.flatten().to_numpy().tobytes())  # without its nulls
     elif pa.types.is_timestamp(column.type):
         digest.update(pc.fill_null(column.cast(pa.int64()), 0).to_numpy().tobytes())
     else:
