@@ -22,11 +22,10 @@ from polytask.columns import InputCodec
 from polytask.errors import PolytaskError, listed
 from polytask.images import ImageFeature
 from polytask.seeding import derived_seed, uniform
-from polytask.task import Spatial, Task
+from polytask.task import NO_LABEL, Spatial, Task
 
 Draw = Callable[[str, int], Tensor]  # an operation's numbers, [B, n] from 0 to 1
 
-NO_CODE = 255  # a pixel without a label, where labels are codes; among numbers it is NaN
 GREY = (0.299, 0.587, 0.114)
 ERASED_AREA, ERASED_RATIO = (0.02, 0.33), 3.3
 
@@ -120,7 +119,7 @@ class _Change:
             return self._picture(target, slice(None)).round_().to(torch.uint8)
         if spatial is None or self.maps is None:
             return target
-        return moved_labels(target, self.maps, NO_CODE if spatial == "codes" else math.nan)
+        return moved_labels(target, self.maps, NO_LABEL if spatial == "codes" else math.nan)
 
     def inputs(self, codec: InputCodec, part: Inputs, start: int) -> Inputs:
         """One input set after it, the rows of which begin at ``start``; a missing image stays as it is."""
