@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from polytask import Binary, Frame, Multiclass, Recipe, Regression, fit, resume
+from polytask import Arrays, Binary, Frame, Multiclass, Recipe, Regression, fit, resume
 from polytask.augmentation import Augmentation, Operation
 from polytask.augmenting import Augmenter, affine_maps, left_out, moved_labels, moved_pixels, recolored, rectangles
 from polytask.batch import Batch
@@ -145,6 +145,59 @@ def test_image_mask_and_depth_move_alike(prepared: Prepared) -> None:
     assert float(sure.sum() / told.sum()) > 0.85
     assert float(((bright > 100) == (codes == 1))[sure].float().mean()) > 0.995
     assert not torch.equal(codes, mask)
+
+
+def test_tasks_of_every_pixel_are_given_what_moved_with_the_image() -> None:
+    """A bright square on dark noise, its mask, its depth with holes; then they are trained with mixup too."""
+    draw = np.random.default_rng(3)
+    masks = np.zeros((N, 16, 16), np.uint8)
+    for mask, (top, left) in zip(masks, draw.integers(2, 8, (N, 2)), strict=True):
+        mask[top : top + 6, left : left + 6] = 1
+    scans = (draw.integers(0, 40, masks.shape) + 200 * masks).astype(np.uint8)
+    depth = np.where(draw.random(masks.shape) < 0.1, np.nan, 1.0 + masks).astype(np.float32)
+    tasks = [
+        {"kind": "segmentation", "name": "mask"},
+        {"kind": "dense_regression", "name": "depth"},
+        {"kind": "reconstruction", "name": "image"},
+        {"kind": "binary", "name": "bright"},
+    ]
+    source = Arrays(scans, {"mask": masks, "depth": depth, "bright": rows()["bright"]})
+    asked = recipe(sources=[source], tasks=tasks, trainer={"epochs": 1})
+    data = prepare(asked)
+    moved_alike = LOTS.without(["color", "erasing"])
+    batch = data.training.batch(torch.arange(data.training.n_rows))
+    after = augmenter(moved_alike, data)(batch, 0)
+    image, mask, deep = after.inputs[0]["image_image"][:, 0], after.targets["mask"], after.targets["depth"]
+    assert torch.equal(after.targets["image"][:, 0], image)
+    told = (mask != 255) & ((image > 180) | (image < 60))
+    assert float(((image > 120) == (mask == 1))[told].float().mean()) > 0.99
+    holes = deep.isnan()
+    assert holes[mask == 255].all()
+    near, far = deep[(mask == 0) & ~holes], deep[(mask == 1) & ~holes]
+    assert float(near.max()) < float(far.min()), "no depth is a mean of two"
+    erased = augmenter(Augmentation(erasing=1.0, color=0.2), data)(batch, 0)
+    differ = (erased.targets["image"] != erased.inputs[0]["image_image"]).flatten(1).float().mean(1)
+    assert (differ > 0).all(), "what was erased is to be told"
+    assert (differ < 0.4).all()
+    mixed = asked.model_copy(update={"augmentation": LOTS.model_copy(update={"mixup": 0.3})})
+    losses = train_bundle(mixed, data)[1][-1].training
+    assert set(losses) == {"mask", "depth", "image", "bright"}
+    assert all(math.isfinite(loss) for loss in losses.values())
+
+
+def test_a_row_whose_labeled_pixels_all_went_outside_has_no_label(prepared: Prepared) -> None:
+    """They are in the lowest lines, which a shift takes away in about a third of the rows."""
+    batch, augment = batch_of(prepared), augmenter(Augmentation(shift=0.5), prepared)
+    codes, depth = torch.full((16, SIDE, SIDE), 255, dtype=torch.uint8), torch.full((16, SIDE, SIDE), math.nan)
+    codes[:, -2:], depth[:, -2:] = 1, 1.0
+    hidden = torch.arange(12)
+    labels = {CODES: codes, DEPTH: depth}
+    augment.spatial = {CODES: "codes", DEPTH: "numbers"}
+    after = augment(replace(batch, targets=labels, labeled={CODES: None, DEPTH: hidden}), 0)
+    there = (after.targets[CODES] == 1).flatten(1).any(1)
+    assert 4 < int(there.sum()) < 14
+    assert torch.equal(after.present(CODES), there)
+    assert torch.equal(after.present(DEPTH), there & (torch.arange(16) < 12))
 
 
 def test_a_clip_moves_as_one() -> None:

@@ -74,11 +74,12 @@ class Augmenter:
 
         change = _Change(asked, draw, self._aspects(batch.inputs).to(rows.device))
         targets = {task: change.target(target, self.spatial.get(task)) for task, target in batch.targets.items()}
+        labeled = {task: _still_labeled(batch, task, target, self.spatial.get(task)) for task, target in targets.items()}
         inputs, start = [], 0
         for codec, part in zip(self.inputs, batch.inputs, strict=True):
             inputs.append(change.inputs(codec, part, start))
             start += n_rows(part)
-        changed = replace(batch, inputs=tuple(inputs), targets=targets)
+        changed = replace(batch, inputs=tuple(inputs), targets=targets, labeled=labeled)
         return self._mixed(changed, step, draw("mixup", 1)) if asked.mixup else changed
 
     def _aspects(self, inputs: Sequence[Inputs]) -> Float[Tensor, " B"]:
@@ -242,6 +243,15 @@ def rectangles(share: float, draws: Float[Tensor, "B 5"], height: int, width: in
         places = (torch.arange(n, device=draws.device) + 0.5) / n - first.unsqueeze(1)
         sides.append((places >= 0) & (places < extent.unsqueeze(1)) & (wanted < share).unsqueeze(1))
     return sides[0].unsqueeze(2) & sides[1].unsqueeze(1)
+
+
+def _still_labeled(batch: Batch, task: str, target: Tensor, spatial: Spatial | None) -> Int[Tensor, " n"] | None:
+    """The rows with a label of a task after its targets were moved: not those whose last labeled pixel went outside."""
+    if spatial not in ("codes", "numbers"):
+        return batch.labeled[task]
+    there = (~target.isnan() if target.is_floating_point() else target != NO_LABEL).flatten(1).any(1)
+    rows = (there & batch.present(task)).nonzero().squeeze(1)
+    return None if len(rows) == batch.n_rows else rows
 
 
 def _missing(codec: InputCodec, image: ImageFeature, part: Inputs) -> Bool[Tensor, " B"]:
