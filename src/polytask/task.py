@@ -100,8 +100,8 @@ class Task(Component, family="tasks"):
         head: The head; None for the recipe's.
         depends_on: Other tasks that the head reads beside its features, as they are estimated, while training too: a name, a
             list of names, or a mapping {name: {what: estimate or state, gradient: false or true}}. See Reading.
-        varies_with: The changes of images after which a label would be another, as that of what is left after a flip: these
-            are left out of the augmentation for all tasks that are trained with this one.
+        varies_with: The changes of images after which the label would be another, such as flip where it says what is on the
+            left: the augmentation leaves them out for all tasks that are trained with this one.
 
     Class attributes:
         says_yes: Whether a target 1 means yes, so that another task may be given it.
