@@ -26,6 +26,7 @@ from polytask.model import build_model
 from polytask.preparation import Prepared, prepare
 from polytask.seeding import _mixed, uniform
 from polytask.task import Task
+from polytask.tasks import Reconstruction
 from polytask.training import Epoch
 from tests.cli.command import mistake
 from tests.houses import houses
@@ -332,6 +333,9 @@ def test_mixup_is_left_out_where_rows_cannot_be_mixed(prepared: Prepared) -> Non
 
     comparing = Comparing("pairs")
     assert left_out(mixed, codecs, [comparing]) == {"mixup": "the loss of 'pairs' compares rows"}
+    hiding = Reconstruction("scan", masked=0.5)
+    assert left_out(mixed, codecs, [hiding]) == {"mixup": "'scan' is to tell what is hidden of one image"}
+    assert left_out(mixed, codecs, [hiding.model_copy(update={"masked": 0.0})]) == {}
     beside = prepare(recipe(rows(kind=np.where(np.arange(N) % 2, "a", "b"))))
     reason = {"mixup": "'kind' cannot be mixed, and stands beside an image"}
     assert left_out(mixed, [beside.inputs[0].codec], []) == reason

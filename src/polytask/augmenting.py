@@ -157,9 +157,12 @@ def left_out(asked: Augmentation, inputs: Sequence[InputCodec], tasks: Sequence[
             reasons[operation] = f"{listed(varying)} {'varies' if len(varying) == 1 else 'vary'} with it"
     if asked.mixup and "mixup" not in reasons:
         comparing = [repr(task.name) for task in tasks if task.couples_rows]
+        hiding = [repr(task.name) for task in tasks if task.hides]
         categories = [name for codec in inputs if codec.image_features for name in codec.categories]
         if comparing:
             reasons["mixup"] = f"the loss of {listed(comparing)} compares rows"
+        elif hiding:
+            reasons["mixup"] = f"{listed(hiding)} is to tell what is hidden of one image"
         elif categories:
             reasons["mixup"] = f"{listed(map(repr, categories))} cannot be mixed, and stands beside an image"
     return reasons
