@@ -18,7 +18,7 @@ from polytask.bundle import n_parameters
 from polytask.checkpoint import STATE, Checkpoints
 from polytask.errors import PolytaskError, listed
 from polytask.evaluation.conflict import agreement_of, conflict_notes
-from polytask.fitting import remarks, score, train_bundle
+from polytask.fitting import augmenter_of, remarks, score, train_bundle
 from polytask.preparation import prepare
 from polytask.recipe import Recipe
 from polytask.run import Run, load
@@ -109,6 +109,7 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
         "parts": dict(prepared.parts),
         "notes": [
             *prepared.notes,
+            *augmenter_of(recipe, prepared).notes,
             *left_out(history),
             *gradient_notes(history),
             *conflicts,
