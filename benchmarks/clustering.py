@@ -75,7 +75,7 @@ def main() -> None:
     torch.set_num_threads(1)
     source = digits(asked.unlike)
     table = source.read()
-    digit = torch.from_numpy(table["digit"].to_numpy())
+    digit = torch.tensor(table["digit"].to_pylist())
     pixels = table["image"].combine_chunks().to_numpy_ndarray().reshape(len(digit), -1)
     print(f"torch {torch.__version__}, one thread, {len(digit):,} digits, {asked.epochs} epochs")
     print(f"| {'':20} | seed |   nmi |   ari | accuracy |   sizes | held out: nmi | seconds |\n|{'---|' * 8}")
@@ -89,7 +89,7 @@ def main() -> None:
             began = time.process_time()
             run = fit(recipe(source, targets, asked.epochs, seed))
             seconds = time.process_time() - began
-            nmi, ari, accuracy, sizes = scores(torch.from_numpy(run.predict(table)["group"].to_numpy()), digit)
+            nmi, ari, accuracy, sizes = scores(torch.tensor(run.predict(table)["group"].to_pylist()), digit)
             held_out = run.scores()["group"].scores["nmi"].value
             found.append(float(nmi))
             line = (

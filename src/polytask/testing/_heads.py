@@ -88,7 +88,7 @@ def _check_width(head: Head, specs: Sequence[FeatureSpec], width: int, where: st
         demand(
             close(output, other.eval()(features)), where, "loaded weights give other outputs", mend="Register it as a buffer."
         )
-        if hasattr(module, "begin"):
+        if hasattr(module, "begun"):
             _check_beginning(module, twin.eval(), features, specs[-1].width, where)
 
 
