@@ -177,9 +177,9 @@ def test_every_balancer_runs_with_a_task_that_begins_later(prepared: Prepared) -
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None), kind
 
 
-def test_alone_it_waits_for_nobody_and_an_ensemble_has_one_set_of_centroids() -> None:
+def test_alone_it_waits_for_nobody_and_a_cluster_is_the_same_to_all_members() -> None:
     alone = [{**TASKS[1], "warmup": 3}]
-    run = fit(recipe(tasks=alone, encoder={"kind": "tabm", "width": 16, "members": 2}))
+    run = fit(recipe(tasks=alone, encoder={"kind": "tabm", "width": 64, "members": 8}))
     assert [epoch["epoch"] for epoch in run.history if "group" in epoch["training"]] == [1, 2, 3, 4, 5, 6]
     assert run.evaluate(blobs(90, seed=1))["group"].scores["nmi"].value > 0.6
     apart = fit(recipe(tasks=[TASKS[0], *alone], sharing="separate", trainer={**TRAINER, "epochs": 4}))
@@ -190,6 +190,8 @@ def test_patience_waits_for_tasks_that_have_not_begun() -> None:
     tasks = [TASKS[0], {**TASKS[1], "warmup": 4}]
     run = fit(recipe(tasks=tasks, trainer={**TRAINER, "patience": 1, "optimizer": {"lr": 1e-12}}))
     assert [epoch["epoch"] for epoch in run.history if "group" in epoch["training"]][:1] == [5]
+    late = fit(recipe(tasks=tasks, trainer={**TRAINER, "minutes": 1e-6}))
+    assert "task 'group' was not learned: the training ended before its loss began" in late.record["notes"]
 
 
 def test_a_collapse_is_told() -> None:
@@ -246,6 +248,7 @@ def test_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     told = mistake("fit", "blobs.csv", "--task", "height", "--task", "sort:clustering")
     assert "has the name of a column, which it does not take for labels" in told
     done("report", "run")
+    assert "Sizes of the groups" in Path("run/report.html").read_text(encoding="utf-8")
 
 
 def test_digits_fall_into_groups_while_they_are_reconstructed() -> None:

@@ -268,9 +268,11 @@ def _labeled_outputs(bundle: Bundle, data: Dataset, tasks: Sequence[str]) -> Ite
 
 def remarks(bundle: Bundle, data: Dataset) -> list[str]:
     """What tasks have to say of what a trained network says of the training rows."""
-    tasks = [name for name in data.tasks if type(bundle.tasks[name].task).remarks is not Task.remarks]
-    outputs = outputs_on(bundle.model, data, tasks) if tasks else {}
-    return [note for name, output in outputs.items() for note in bundle.tasks[name].remarks(output[data.present[name]])]
+    waiting = [name for network in bundle.networks for name in network.tasks if not network.has_begun(name)]
+    notes = [f"task {name!r} was not learned: the training ended before its loss began" for name in waiting]
+    asked = [name for name in data.tasks if type(bundle.tasks[name].task).remarks is not Task.remarks and name not in waiting]
+    outputs = outputs_on(bundle.model, data, asked) if asked else {}
+    return notes + [note for name, output in outputs.items() for note in bundle.tasks[name].remarks(output[data.present[name]])]
 
 
 def row_weights(data: Dataset, task: str) -> Tensor | None:

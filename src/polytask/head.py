@@ -67,8 +67,8 @@ class Head(Component, family="heads"):
         ``state_width`` and takes ``with_state=True``, as PooledHead does; else they read the pooled features as its state.
 
         Where its weights begin with the features that training rows have once other tasks have shaped them, the module has
-        ``begin(vectors [N, D], seed)``, given their pooled features, and ``begun``, which says whether that was done, of a
-        buffer that is saved; ``Task.begins`` says when.
+        ``begin(vectors [N, *members, D], seed)``, given their pooled features, and ``begun``, which says whether that was done, of
+        a buffer that is saved; ``Task.begins`` says when.
 
         Args:
             specs: The shapes of the features, stem first.
@@ -142,9 +142,9 @@ class OneForAll(nn.Module):
         """Whether the head waits for nothing; see ``Head.build``."""
         return bool(getattr(self.head, "begun", True))
 
-    def begin(self, vectors: Float[Tensor, "N D"], seed: int) -> None:
+    def begin(self, vectors: Float[Tensor, "N members D"], seed: int) -> None:
         """Let the head begin with the features of all members; see ``Head.build``."""
-        self.head.begin(vectors, seed)  # type: ignore[operator]
+        self.head.begin(vectors.flatten(0, 1), seed)  # type: ignore[operator]
 
     def forward(self, features: Sequence[Features], with_state: bool = False) -> Tensor | Said:
         rows = tuple(folded(part, self.members) for part in features)

@@ -73,7 +73,7 @@ def begin_head(model: MultiTaskModel, task: str, data: Dataset, seed: int = 0) -
     finally:
         handle.remove()
         model.train(before)
-    head.begin(torch.cat(seen).flatten(0, -2), derived_seed(seed, "begin", task))  # type: ignore[operator]
+    head.begin(torch.cat(seen), derived_seed(seed, "begin", task))  # type: ignore[operator]
     return list(head.parameters())
 
 

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.cluster import KMeans
@@ -28,10 +27,12 @@ class Cluster(Head):
     whatever the size and number of the features.
 
     The centroids are found by k-means (Lloyd's, the best of 20 starts, on up to 20,000 rows) in the features that the training
-    rows have when the loss of the task begins, and learned by it from then on.
+    rows have when the loss of the task begins, and learned by it from then on. The members of an ensemble have centroids of
+    their own, found in the features of all of them side by side: so a cluster is the same to each.
     """
 
     paper: ClassVar[str] = "Xie 2016 (DEC), arXiv:1511.06335, equation 1"
+    knows_members: ClassVar[bool] = True
     has_start: ClassVar[bool] = False
 
     def build(self, specs: Sequence[FeatureSpec], output: OutputSpec) -> nn.Module:
@@ -51,19 +52,21 @@ class Centroids(nn.Module):
     def __init__(self, spec: FeatureSpec, n_clusters: int) -> None:
         super().__init__()
         self.spec = spec
-        self.centroids = nn.Parameter(torch.randn(n_clusters, spec.width))
-        self.register_buffer("spread", torch.ones(()))
+        members = () if spec.members == 1 else (spec.members,)
+        self.centroids = nn.Parameter(torch.randn(*members, n_clusters, spec.width))
+        self.register_buffer("spread", torch.ones(*members, 1))
         self.register_buffer("found", torch.zeros((), dtype=torch.bool))
 
-    def forward(self, features: Sequence[Features]) -> Float[Tensor, "B K"]:
+    def forward(self, features: Sequence[Features]) -> Float[Tensor, "B *members K"]:
         vectors = pooled(features[-1], self.spec)
         if not torch.is_autocast_enabled(vectors.device.type):
             return self._similarity(vectors)
         with torch.autocast(vectors.device.type, enabled=False):  # differences of large numbers
             return self._similarity(vectors.float())
 
-    def _similarity(self, vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
-        squares = vectors.square().sum(1, keepdim=True) - 2 * vectors @ self.centroids.T + self.centroids.square().sum(1)
+    def _similarity(self, vectors: Float[Tensor, "B *members D"]) -> Float[Tensor, "B *members K"]:
+        products = (vectors.unsqueeze(-2) @ self.centroids.mT).squeeze(-2)
+        squares = vectors.square().sum(-1, keepdim=True) - 2 * products + self.centroids.square().sum(-1)
         return -torch.log1p(squares.clamp(min=0) / self.spread)
 
     @property
@@ -71,21 +74,24 @@ class Centroids(nn.Module):
         return bool(self.found)
 
     @torch.no_grad()
-    def begin(self, vectors: Float[Tensor, "N D"], seed: int) -> None:
+    def begin(self, vectors: Float[Tensor, "N *members D"], seed: int) -> None:
         """Find the centroids among the pooled features of the training rows.
 
         Args:
             vectors: These.
             seed: Of where k-means starts, and of the rows that it is told of where there are more than 20,000.
         """
-        draw = np.random.default_rng(seed)
-        points = vectors.double().cpu().numpy()
-        points = points if len(points) <= MAX_ROWS else points[draw.choice(len(points), MAX_ROWS, replace=False)]
+        draw = torch.Generator().manual_seed(seed)
+        vectors = vectors.double().cpu()[torch.randperm(len(vectors), generator=draw)[:MAX_ROWS]]
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", ConvergenceWarning
             )  # of fewer points than clusters, which the task tells in the end
-            k_means = KMeans(len(self.centroids), n_init=N_STARTS, random_state=seed % 2**32).fit(points)
-        self.centroids.copy_(torch.from_numpy(k_means.cluster_centers_))
-        self.spread.fill_(max(k_means.inertia_ / len(points), torch.finfo(torch.float32).eps))
+            k_means = KMeans(self.centroids.shape[-2], n_init=N_STARTS, random_state=seed % 2**32).fit(
+                vectors.flatten(1).numpy()
+            )
+        centers = torch.from_numpy(k_means.cluster_centers_).unflatten(1, vectors.shape[1:])  # [K, *members, D]
+        apart = (vectors - centers[torch.from_numpy(k_means.labels_).long()]).square().sum(-1, keepdim=True).mean(0)
+        self.centroids.copy_(centers.movedim(0, -2))
+        self.spread.copy_(apart.clamp(min=torch.finfo(torch.float32).eps))
         self.found.fill_(True)

@@ -94,6 +94,8 @@ def _answers(judged: Judged) -> Iterator[Block]:
         yield Chart("Coverage of the quantiles", charts.coverage(levels, below), caption)
     if "label" in views and truth.ndim == 1:
         yield _confusion(judged)
+    if "group" in views:
+        yield _sizes(views["group"], judged.fitted.codec.width)
     if "probability" in views and "label" in views:
         yield from _probabilities(judged)
 
@@ -120,6 +122,13 @@ def _numbers(judged: Judged, value: NDArray[Any], truth: NDArray[Any]) -> Iterat
             "way; bars that grow are answers that are less sure there."
         )
         yield Chart("Residuals by tenths", charts.residual_deciles(value, truth), caption)
+
+
+def _sizes(group: NDArray[Any], n_groups: int) -> Block:
+    sizes = np.bincount(group, minlength=n_groups)
+    rows = [(str(index), f"{size:,}", percent(size / max(len(group), 1))) for index, size in enumerate(sizes.tolist())]
+    caption = "Rows in each group. A group without rows stands for nothing: there may be fewer than were asked for."
+    return Listing("Sizes of the groups", ("group", "rows", "share"), rows, caption, numbers=(1, 2))
 
 
 def _confusion(judged: Judged) -> Block:

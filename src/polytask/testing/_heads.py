@@ -106,7 +106,8 @@ def _check_members(head: Head, specs: Sequence[FeatureSpec], width: int, where: 
         output = module(alike)
         far = float((output - start).abs().max())
         mend = "Set the bias of the last layer, as `starting_at` does."
-        demand(far < NEAR, where, "a member does not begin near start", found=f"{far:.3g} away", mend=mend)
+        begins_near = far < NEAR or not head.has_start
+        demand(begins_near, where, "a member does not begin near start", found=f"{far:.3g} away", mend=mend)
         for f in alike:
             f.tensor[:, 0] += 1
         changed = module(alike)
