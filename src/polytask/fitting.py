@@ -21,12 +21,13 @@ from polytask.given import with_joint_labels
 from polytask.initialization import scale_stages
 from polytask.intervals import N_RESAMPLES
 from polytask.manifest import Manifest, TaskRecord
+from polytask.memory import Steps
 from polytask.model import MultiTaskModel, outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.scores import Scores, score_task
 from polytask.task import Task
-from polytask.trainer import train
+from polytask.trainer import told_out_of_memory, train
 from polytask.training import Epoch
 from polytask.warm_start import frozen
 
@@ -55,6 +56,7 @@ def train_bundle(
             nothing to balance.
     """
     recipe.sharing.check_balancer(recipe.balancer)  # a copy of a recipe with another part is not checked as a recipe is
+    recipe = with_rows_that_fit(recipe, prepared)
     wanted, origin = _among(prepared.tasks, tasks), prepared.origin
     if origin is not None:
         wanted = [fitted for fitted in wanted if fitted.task.name not in origin.frozen_tasks]
@@ -86,6 +88,34 @@ def train_bundle(
     bundle = bundle.with_weights(chosen if origin is None else origin.with_frozen_tasks(chosen))
     _tune(bundle, prepared, names)
     return bundle, trained.history
+
+
+def first_steps(recipe: Recipe, prepared: Prepared) -> Steps:
+    """The first steps of a recipe's training, to see what memory they take."""
+    names = [fitted.task.name for fitted in prepared.tasks]
+    data = labeled_rows(with_joint_labels(prepared.training, [fitted.task for fitted in prepared.tasks]), names)
+
+    def build() -> MultiTaskModel:
+        model = untrained(recipe, prepared, names, recipe.seed).model
+        assert isinstance(model, MultiTaskModel)  # no manifest of a recipe has snapshots
+        return model
+
+    return Steps(build, data, recipe.trainer, recipe.balancer, recipe.seed)
+
+
+def with_rows_that_fit(recipe: Recipe, prepared: Prepared) -> Recipe:
+    """The recipe with a number for its batch size, where that is to be the largest that fits in memory.
+
+    Raises:
+        PolytaskError: Not even a single row fits.
+    """
+    if recipe.trainer.batch_size != "fits":
+        return recipe
+    steps = first_steps(recipe, prepared)
+    with told_out_of_memory():
+        found = steps.rows_that_fit(recipe.trainer.most_rows(steps.data.n_rows))
+    size = recipe.trainer.rows_per_step(steps.data.n_rows) if found is None else found
+    return recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"batch_size": size})})
 
 
 def untrained(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = None, seed: int | None = None) -> Bundle:
