@@ -158,7 +158,7 @@ def test_tasks_share_what_they_see_in_clips(kind: str) -> None:
 
 
 def test_the_order_of_frames_is_learned_from_clips_and_not_from_one_frame() -> None:
-    rows = moving()
+    rows = moving(200)
     tasks = [{"kind": "binary", "name": "right"}, {"kind": "regression", "name": "height"}]
     trainer = {**TRAINER, "epochs": 20, "optimizer": {"lr": 1e-2}}
     run = fit(Recipe(sources=[Frame(rows)], tasks=tasks, encoder=SMALL, trainer=trainer))
@@ -169,7 +169,7 @@ def test_the_order_of_frames_is_learned_from_clips_and_not_from_one_frame() -> N
     backwards = {**rows, "film": rows["film"][:, ::-1]}
     assert (run.predict(backwards)["right"] != rows["right"]).mean() > 0.9
     first = {"images": {"frames": 1}, "encoder": {"kind": "cnn", "widths": [8, 8]}}
-    still = fit(Recipe(sources=[Frame(rows)], tasks=tasks, trainer=trainer, **first))
+    still = fit(Recipe(sources=[Frame(rows)], tasks=tasks, trainer={**trainer, "epochs": 10}, **first))
     assert still.scores()["right"].scores["accuracy"].value < 0.7
     assert still.scores()["height"].scores["r2"].value > 0.5
 
@@ -190,6 +190,13 @@ def test_encoders_of_stills_refuse_clips() -> None:
     with pytest.raises(PolytaskError, match=told):
         fit(Recipe(sources=[Frame(two)], tasks=tasks, encoder=SMALL))
     assert fit(Recipe(sources=[Frame(two)], tasks=tasks, encoder=SMALL, trainer=TRAINER, images={"frames": 3})).scores()
+
+
+def test_pixels_of_clips_are_not_labeled() -> None:
+    rows = {**moving(40), "mask": moving(40)["film"][:, 0] // 255}
+    for task in ({"kind": "segmentation", "name": "mask"}, {"kind": "reconstruction", "name": "film"}):
+        with pytest.raises(PolytaskError, match=r"at every pixel of a still image, and this is a clip\. Found: 'film' with 5"):
+            prepare(Recipe(sources=[Frame({**rows, "film": rows["film"]})], tasks=[task]))
 
 
 def test_files_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,8 +177,7 @@ def picture(cell: str | bytes | Bytes, feature: ImageFeature) -> Picture:
         >>> picture(np.full((4, 2, 3), 255, np.uint8), feature).pixels.tolist()
         [[[255, 255], [255, 255]]]
     """
-    require_pillow()
-    with _told_as_unusable(feature.max_pixels):
+    with reading(feature.max_pixels):
         if isinstance(cell, np.ndarray):
             stills = cell if cell.ndim == 4 else cell[None]
             taken = frames_taken(len(stills), feature.frames)
@@ -220,17 +219,23 @@ def _from_array(pixels: Bytes) -> Image:
 
 
 @contextmanager
-def _told_as_unusable(max_pixels: int) -> Iterator[None]:
-    """What Pillow raises for files that it cannot read, as a reason why they cannot be used."""
+def reading(max_pixels: int) -> Iterator[None]:
+    """Within, what Pillow's readers raise for files that are cut short, garbled or too large says why one cannot be used.
+
+    Raises:
+        UnusableImage: It is so.
+    """
+    require_pillow()
     from PIL import Image, UnidentifiedImageError
 
     try:
         yield
+    except UnusableImage:
+        raise
     except UnidentifiedImageError:
         raise UnusableImage("not an image, or a damaged one") from None
     except Image.DecompressionBombError:
         raise UnusableImage(f"more than {max_pixels:,} pixels") from None
-    # what its readers raise for files that are cut short or garbled
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, TypeError) as error:
         raise UnusableImage(f"damaged ({' '.join(str(error).split()).rstrip('.')})") from None
 
@@ -245,10 +250,10 @@ def opened(cell: str | bytes, max_pixels: int) -> Image:
     from PIL import Image
 
     if isinstance(cell, str):
-        _check_file(cell)
+        check_file(cell)
     elif not cell:
         raise UnusableImage("empty")
-    with _told_as_unusable(max_pixels):
+    with reading(max_pixels):
         image = Image.open(cell if isinstance(cell, str) else io.BytesIO(cell), formats=FORMATS)
     try:
         told = FORMAT_OF.get(Path(cell).suffix.lower()) if isinstance(cell, str) else None
@@ -267,7 +272,12 @@ def _check_size(image: Image, max_pixels: int) -> None:
         raise UnusableImage(f"{image.width:,} x {image.height:,} pixels, more than {max_pixels:,}")
 
 
-def _check_file(path: str) -> None:
+def check_file(path: str) -> None:
+    """Whether there is a file with something in it.
+
+    Raises:
+        UnusableImage: There is none.
+    """
     try:
         if not os.stat(path).st_size:  # noqa: PTH116  # a third of the time of Path(path).stat()
             raise UnusableImage("empty")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -18,8 +17,8 @@ from polytask.encoder import Encoder, Part
 from polytask.encoders._table import ColumnVectors
 from polytask.errors import PolytaskError, counted, listed
 from polytask.images import ImageFeature
+from polytask.layers import group_norm
 
-GROUPS = 8
 SIDE = 4
 
 
@@ -138,15 +137,6 @@ class Layers(nn.Module):
         if x.ndim < 5:
             return Features(self.layers(x))
         return Features(unfolded(self.layers(x.transpose(1, 2).flatten(0, 1)), x.shape[2]))
-
-
-def group_norm(width: int) -> nn.GroupNorm:
-    """Normalization of each image by itself, in groups of channels.
-
-    A row's features then depend on no other row: pieces of a step, several processes and per-task gradients give what one
-    batch gives, where batch normalization would not.
-    """
-    return nn.GroupNorm(math.gcd(width, GROUPS), width)
 
 
 def convolution(n_in: int, n_out: int, kernel: int = 3) -> nn.Sequential:
