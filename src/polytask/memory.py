@@ -18,7 +18,7 @@ from polytask.balancer import Balancer
 from polytask.batch import Dataset
 from polytask.model import MultiTaskModel
 from polytask.training import Trainer
-from polytask.update import OutOfMemory, Updater
+from polytask.update import Updater
 
 STEPS = 2  # the first makes the optimizer's state
 FEW, MORE = 8, 32  # rows of the steps from which is told what others take
@@ -45,22 +45,21 @@ class Steps:
         self.order = torch.randperm(data.n_rows, generator=torch.Generator().manual_seed(seed)).to(self.device)
 
     def peak(self, n_rows: int) -> int:
-        """The most bytes of tensors alive at once in the second step of so many rows.
+        """The most bytes of tensors alive at once in the second step of so many rows, in as many pieces as a training takes.
 
         On CUDA it is the allocator's peak, with what operations need inside; elsewhere of tensors that operations return.
 
         Raises:
-            OutOfMemory: It does not fit, in one piece or in those that are asked for.
+            OutOfMemory: Not even a single row fits.
         """
-        with torch.random.fork_rng():
-            if self.device.type == "cuda":
-                before = int(torch.cuda.memory_allocated())
-                self._take(n_rows, torch.cuda.reset_peak_memory_stats)
-                return int(torch.cuda.max_memory_allocated()) - before
-            alive = Alive()
-            with alive:
-                self._take(n_rows, alive.forget)
-            return alive.peak
+        if self.device.type == "cuda":
+            before = int(torch.cuda.memory_allocated())
+            self._take(n_rows, torch.cuda.reset_peak_memory_stats)
+            return int(torch.cuda.max_memory_allocated()) - before
+        alive = Alive()
+        with alive:
+            self._take(n_rows, alive.forget)
+        return alive.peak
 
     def rows_that_fit(self, most: int) -> int | None:
         """The largest power of two of rows whose step fits, at most ``most``; None where it is not known what is free.
@@ -84,23 +83,21 @@ class Steps:
         return min(size, _power_of_two(fitting))
 
     def _tried(self, size: int) -> int:
-        while True:
-            try:
-                self.peak(size)
-                return size
-            except OutOfMemory:
-                if size == 1:
-                    raise
-            size //= 2  # here, where what the failed step held is gone
+        while size > 1 and self._take(size) > self.settings.accumulate:
+            size //= 2
+        return size
 
-    def _take(self, n_rows: int, meanwhile: Callable[[], None]) -> None:
-        model = self.build().to(self.device)
-        model.train()
-        update = Updater(model, self.settings, self.balancer, self.data.tasks, self.seed)
-        for step in range(STEPS):
-            rows = self.order.roll(-step * n_rows)[:n_rows]
-            meanwhile()
-            update([self.data.batch(piece) for piece in rows.chunk(update.n_pieces)], self.settings.optimizer.lr)
+    def _take(self, n_rows: int, meanwhile: Callable[[], None] = lambda: None) -> int:
+        """Take the steps, in as many pieces as they need to fit: how many these are."""
+        with torch.random.fork_rng():
+            model = self.build().to(self.device)
+            model.train()
+            update = Updater(model, self.settings, self.balancer, self.data.tasks, self.seed)
+            for step in range(STEPS):
+                rows = self.order.roll(-step * n_rows)[:n_rows]
+                meanwhile()
+                update.in_pieces(rows, self.data.batch, self.settings.optimizer.lr)
+        return update.n_pieces
 
 
 def _power_of_two(most: int) -> int:
