@@ -16,7 +16,7 @@ from pydantic import Field
 
 from polytask.component import Component
 from polytask.errors import PolytaskError, counted, did_you_mean, listed
-from polytask.maps import arrays_of
+from polytask.maps import arrays_of, tensors
 
 CHANNELS = (1, 3, 4)
 HELD_OUT = ("validation", "test")
@@ -319,6 +319,8 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
     if types.is_large_string(kind) or types.is_string_view(kind):
         return column.cast(pa.string())
+    if types.is_fixed_size_list(kind) and types.is_fixed_size_list(kind.value_type):
+        return _tensors(column)
     if types.is_date(kind) or types.is_timestamp(kind):
         return column.cast(pa.timestamp("us"), safe=False)
     if types.is_time(kind) or types.is_duration(kind):
@@ -326,6 +328,23 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         whole = column.cast(pa.int32()) if kind in (pa.time32("s"), pa.time32("ms")) else column.cast(pa.int64())
         return pc.divide(whole.cast(pa.float64()), float(ticks))
     return column
+
+
+def _tensors(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Cells that are lists of lists, of fixed sizes, as arrays; others as they are."""
+    shape: list[int] = []
+    kind = column.type
+    while pa.types.is_fixed_size_list(kind):
+        shape, kind = [*shape, kind.list_size], kind.value_type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return column
+    flat = column.combine_chunks()
+    missing = flat.is_null().to_numpy(zero_copy_only=False)
+    flat = flat.fill_null(pa.scalar(np.zeros(shape).tolist(), flat.type)) if missing.any() else flat
+    for _ in shape:
+        flat = flat.flatten()
+    values = flat.to_numpy(zero_copy_only=False).reshape(len(column), *shape)
+    return pa.chunked_array([tensors(values, missing)])
 
 
 def _stacked(arrays: dict[str, np.ndarray[Any, Any]]) -> pa.Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,6 +15,7 @@ from pydantic import Field, field_serializer, model_validator
 from torch import Tensor
 
 from polytask.answers import AnswerColumn, read_answers
+from polytask.batch import Inputs
 from polytask.component import Component, Settings
 from polytask.errors import CellsError, PolytaskError, are, did_you_mean, listed
 from polytask.head import Head
@@ -310,6 +311,15 @@ class Task(Component, family="tasks"):
     def row_weights(self, target: Tensor, codec: Codec) -> Float[Tensor, " B"] | None:
         """What the loss of each row is multiplied by for its label; None where all count alike."""
         return None
+
+    @property
+    def hides(self) -> bool:
+        """Whether the task is learned from inputs of which something is hidden, in a pass through the network of its own."""
+        return False
+
+    def hidden(self, inputs: Sequence[Inputs], target: Tensor, codec: Codec, seed: int) -> tuple[tuple[Inputs, ...], Tensor]:
+        """For a task that ``hides``: inputs without what is hidden, drawn from ``seed``, and a target that knows what it is."""
+        raise NotImplementedError
 
     def on_scale(self, target: Tensor, codec: Codec) -> Tensor:
         """Targets as the loss takes them, where these are not kept so."""
