@@ -34,6 +34,7 @@ def recipe(**trainer: Any) -> Recipe:
         tasks=[{"kind": "regression", "name": "level"}, {"kind": "binary", "name": "bright"}],
         encoder={"kind": "cnn", "widths": [4, 4], "vector": 8},
         balancer="upgrad",
+        augmentation={"shift": 0.1},
         trainer={**usual, **trainer},
     )
 

@@ -100,6 +100,9 @@ class MultiTaskModel(nn.Module):
     def losses(self, batch: Batch, of_answers: bool = False) -> dict[str, Tensor]:
         """The mean loss of each task with a label in this batch, divided by its null loss and times its weight.
 
+        Of inputs that were mixed it is the losses for the labels of both rows, mixed alike (Zhang 2018, arXiv:1710.09412; for
+        cross-entropy that is the loss for mixed labels).
+
         Args:
             batch: The rows.
             of_answers: Judge an ensemble by the mean of its members' estimates, not each member for itself as in training.
@@ -110,6 +113,10 @@ class MultiTaskModel(nn.Module):
         whole = [task for task in batch.tasks if task not in hiding]
         outputs = self.learned(batch.inputs, whole) if whole else {}  # last, for the trunk's penalty is of the last pass
         losses |= {task: self._loss(task, output, batch, of_answers) for task, output in outputs.items()}
+        if batch.mixed is not None:
+            other, share = batch.labeled_as(batch.mixed.order), batch.mixed.share
+            for task, output in outputs.items():
+                losses[task] = share * losses[task] + (1 - share) * self._loss(task, output, other, of_answers)
         return {task: losses[task] for task in batch.tasks}
 
     def trained_apart(self) -> dict[tuple[str, ...], list[nn.Parameter]]:

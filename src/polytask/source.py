@@ -223,16 +223,32 @@ def like(original: object, table: pa.Table) -> Any:
     native = answer.to_native()
     if library.is_pandas_like():
         for name in table.column_names:
-            if isinstance(table[name].type, pa.FixedShapeTensorType):  # else its cells have lost their shape
+            if _holds_arrays(table[name]):  # else its cells have lost their shape
                 native[name] = list(_as_array(table[name]))
         if len(frame) == len(answer):
             native.index = frame.to_native().index
     return native
 
 
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """A table as a list of rows, in which cells that are arrays are NumPy's.
+
+    Example:
+        >>> rows_of(pa.table({"price": [1.5, 2.5]}))
+        [{'price': 1.5}, {'price': 2.5}]
+    """
+    arrays = {name: _as_array(table[name]) for name in table.column_names if _holds_arrays(table[name])}
+    rows = table.drop_columns(list(arrays)).to_pylist() if len(arrays) < table.num_columns else [{} for _ in range(len(table))]
+    return [{**row, **{name: cells[index] for name, cells in arrays.items()}} for index, row in enumerate(rows)]
+
+
+def _holds_arrays(column: pa.ChunkedArray) -> bool:
+    return isinstance(column.type, pa.FixedShapeTensorType)
+
+
 def _as_array(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
     """A column as an array, ``[N, ...]`` where its cells are arrays; of objects where some of these are missing."""
-    if not isinstance(column.type, pa.FixedShapeTensorType):
+    if not _holds_arrays(column):
         return cast("np.ndarray[Any, Any]", column.to_numpy())
     whole = column.combine_chunks()
     arrays = arrays_of(whole)
