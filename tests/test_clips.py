@@ -78,6 +78,10 @@ def test_what_is_wrong_in_a_later_frame_is_told() -> None:
         assert picture(data[: len(data) // 2], form(1)).pixels.shape == (1, 6, 6) or kind == "TIFF"
         with pytest.raises(UnusableImage, match=r"damaged|not an image"):
             picture(data[: len(data) * 2 // 3], form(6))
+    film = gif(levels(10))
+    with pytest.raises(UnusableImage, match=r"damaged \(its end is missing\)"):
+        picture(film[: film.rindex(b"\x21\xf9") - 1], form(4))  # between two frames
+    assert picture(film + bytes(3), form(4)).pixels.shape == (4, 1, 6, 6)
     pages = [Image.fromarray(noise[0]), Image.new("1", (3000, 3000))]
     buffer = io.BytesIO()
     pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])

@@ -185,11 +185,20 @@ def picture(cell: str | bytes | Bytes, feature: ImageFeature) -> Picture:
             n_frames = len(stills)
         else:
             with opened(cell, feature.max_pixels) as image:
-                n_frames = getattr(image, "n_frames", 1) if feature.frames > 1 else 1
+                n_frames = _n_frames(image, cell) if feature.frames > 1 else 1
                 taken = frames_taken(n_frames, feature.frames)
                 formed = {index: _formed(_at_frame(image, index, feature.max_pixels), feature) for index in sorted(set(taken))}
     pixels = formed[0][0] if feature.frames == 1 else np.stack([formed[index][0] for index in taken])
     return Picture(pixels, any(resized for _, resized in formed.values()), n_frames < feature.frames)
+
+
+def _n_frames(image: Image, cell: str | bytes) -> int:
+    """How many frames a file has; a GIF that is cut between two of them would seem to have fewer."""
+    if image.format == "GIF":
+        data = cell if isinstance(cell, bytes) else Path(cell).read_bytes()
+        if not data.rstrip(b"\0").endswith(b";"):  # its last byte, after which some writers leave zeros
+            raise UnusableImage("damaged (its end is missing)")
+    return getattr(image, "n_frames", 1)
 
 
 def frames_taken(n_frames: int, wanted: int) -> list[int]:
