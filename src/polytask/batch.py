@@ -40,12 +40,14 @@ class FeatureSpec:
         width: D, the number of features (channels).
         space: The extents of a map, or ``(L,)`` for a sequence of fixed length; empty where not known.
         members: Ensemble members.
+        grid: The extents of the map that the last places of a sequence are, as the patches of an image are; empty where not.
     """
 
     kind: Literal["vector", "sequence", "map"]
     width: int
     space: tuple[int, ...] = ()
     members: int = 1
+    grid: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from polytask.balancer import Balancer
 from polytask.batch import Batch
+from polytask.encoder import Pace
 from polytask.gradients.balance import Balance
 from polytask.gradients.conflict import Conflicts
+from polytask.gradients.graph import gradients_where_trained
 from polytask.gradients.health import GradientNorms
 from polytask.gradients.passes import NotFiniteError, Part, Share
 from polytask.keeping import Average, Buffers
@@ -66,6 +68,7 @@ class Updater:
     ) -> None:
         self.model, self.settings = model, settings
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.paces = {parameter: pace for parameter, pace in model.paces().items() if parameter.requires_grad}
         self.device = self.parameters[0].device
         decay = settings.average
         self.groups = [
@@ -78,12 +81,21 @@ class Updater:
         self.conflicts = Conflicts(self.parameters)
         self.norms = GradientNorms(model.layers, self.parameters)
         self.step, self.looked = 0, -1
+        self.n_trained, self.surveyed = len(self.parameters), -1  # now, and when it was last seen what each task reaches
         self.dropped: dict[str, int] = {}
+        self.begin(0)
+
+    def begin(self, epoch: int) -> None:
+        """Make ready for the steps of an epoch, from 0: what is frozen until later requires no gradient."""
+        self.balance.epoch = epoch
+        for parameter, pace in self.paces.items():
+            parameter.requires_grad_(pace.at(epoch) > 0)
+        self.n_trained = sum(parameter.requires_grad for parameter in self.parameters)
 
     def __call__(self, pieces: Sequence[Batch], rate: float) -> Losses:
         """One update from a batch that goes through the network in pieces; the losses of the tasks that had a part in it."""
-        for options, owner in zip(self.optimizer.param_groups, self.owners, strict=True):
-            options["lr"] = rate * owner.factor
+        for options, (owner, pace) in zip(self.optimizer.param_groups, self.owners, strict=True):
+            options["lr"] = rate * owner.factor * pace.at(self.balance.epoch)
         self.buffers.keep()
         before = self.balance.state_dict()
         losses, finite = self._gradients(pieces)
@@ -97,6 +109,7 @@ class Updater:
             if self.balance.balancer.observes:
                 self._observe(pieces)
         self.step += 1
+        self.surveyed = self.n_trained
         return losses
 
     @contextmanager
@@ -122,13 +135,20 @@ class Updater:
         """The groups that are updated by the losses of some tasks."""
         return [group for group in self.groups if not set(tasks).isdisjoint(group.tasks)]
 
-    def _build_optimizer(self) -> tuple[torch.optim.Optimizer, list[Group]]:
-        """One optimizer for all, and whose each of its groups of parameters is: only where rates fall apart there are more."""
+    def _build_optimizer(self) -> tuple[torch.optim.Optimizer, list[tuple[Group, Pace]]]:
+        """One optimizer for all, and whose each of its groups of parameters is, and how it is paced.
+
+        Only where rates fall apart are there more than one.
+        """
         apart = self.settings.schedule == "plateau" and len(self.groups) > 1
-        parts = [group.parameters for group in self.groups] if apart else [self.parameters]
-        first, *others = built = [self.settings.optimizer.build(part, self.device) for part in parts]
-        owners = [owner for owner, one in zip(self.groups, built, strict=False) for _ in one.param_groups]
-        for options in [options for other in others for options in other.param_groups]:
+        parts: dict[tuple[int, Pace], list[nn.Parameter]] = {(0, Pace()): []}  # first, for its rate is told
+        for place, owned in enumerate([group.parameters for group in self.groups] if apart else [self.parameters]):
+            for parameter in owned:
+                parts.setdefault((place, self.paces.get(parameter, Pace())), []).append(parameter)
+        built = [(place, pace, self.settings.optimizer.build(own, self.device)) for (place, pace), own in parts.items() if own]
+        first = built[0][2]
+        owners = [(self.groups[place], pace) for place, pace, one in built for _ in one.param_groups]
+        for options in [options for _, _, other in built[1:] for options in other.param_groups]:
             first.add_param_group(options)
         return first, owners
 
@@ -137,7 +157,7 @@ class Updater:
         shares = self._shares(pieces)
         if not shares:
             return {}, True
-        if self.step == 0:
+        if self.surveyed != self.n_trained:
             self._survey(pieces[0])
         self.optimizer.zero_grad(set_to_none=True)
         try:
@@ -200,7 +220,7 @@ class Updater:
         total = sum(losses.values())
         if not isinstance(total, Tensor) or not total.requires_grad:
             return {}
-        found = torch.autograd.grad(total, self.parameters, retain_graph=True, allow_unused=True)
+        found = gradients_where_trained(total, self.parameters)
         owners = {id(p): task for group in self.groups for task in group.tasks for p in group.parameters}
         pairs = [(owners[id(p)], gradient) for p, gradient in zip(self.parameters, found, strict=True)]
         return {task: [gradient if owner == task else None for owner, gradient in pairs] for task in losses}
@@ -245,7 +265,7 @@ class Updater:
         for share in self._shares(pieces):
             for task, loss in share(False).losses.items():
                 reached = [parameter for group in self._moved([task]) for parameter in group.parameters]
-                found = torch.autograd.grad(loss, reached, retain_graph=True, allow_unused=True)
+                found = gradients_where_trained(loss, reached)
                 norm = nn.utils.get_total_norm(filter(torch.is_tensor, found))
                 if not (math.isfinite(loss.detach()) and math.isfinite(norm)):
                     guilty[task] = None
@@ -267,6 +287,7 @@ class Updater:
             "conflicts": self.conflicts.state_dict(),
             "norms": self.norms.found,
             "step": self.step,
+            "surveyed": self.surveyed,
             "dropped": self.dropped,
         }
 
@@ -284,7 +305,7 @@ class Updater:
         self.balance.load_state_dict(on_device(saved["balance"], self.device))
         self.conflicts.load_state_dict(saved["conflicts"])
         self.norms.found = saved["norms"]
-        self.step, self.dropped = saved["step"], dict(saved["dropped"])
+        self.step, self.surveyed, self.dropped = saved["step"], saved["surveyed"], dict(saved["dropped"])
 
 
 def on_device(value: Any, device: torch.device) -> Any:
