@@ -40,7 +40,7 @@ class FeatureSpec:
         width: D, the number of features (channels).
         space: The extents of a map, or ``(L,)`` for a sequence of fixed length; empty where not known.
         members: Ensemble members.
-        grid: The extents of the map that the last places of a sequence are, as the patches of an image are; empty where not.
+        grid: Of a sequence whose first elements are the places of a map, row by row: the extents of that map.
     """
 
     kind: Literal["vector", "sequence", "map"]
@@ -105,6 +105,10 @@ class Stored:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def __getitem__(self, mask: Bool[Tensor, " N"]) -> Tensor:
+        """The rows where ``mask`` is True, copied: ``[n, ...]``."""
+        return self.index_select(0, mask.nonzero().squeeze(1))
+
     def index_select(self, dim: int, index: Int[Tensor, " B"]) -> Tensor:
         """As ``Tensor.index_select``, of rows: ``[B, ...]``."""
         rows = self.rows.index_select(dim, index.to(self.rows.device))
@@ -131,7 +135,7 @@ class Dataset:
     """
 
     inputs: tuple[Mapping[str, Tensor | Stored], ...]
-    targets: Mapping[str, Tensor]
+    targets: Mapping[str, Tensor | Stored]
     present: Mapping[str, Bool[Tensor, " N"]]
     sources: Mapping[str, Bool[Tensor, " N"]] = field(default_factory=dict)
     weights: Mapping[str, Float[Tensor, " N"]] = field(default_factory=dict)
@@ -144,7 +148,8 @@ class Dataset:
     @cached_property
     def _bytes_of_images(self) -> int:
         """How large the images of a row are at most."""
-        whole = [value.array if isinstance(value, Stored) else value for part in self.inputs for value in part.values()]
+        every = [value for part in (*self.inputs, self.targets) for value in part.values()]
+        whole = [value.array if isinstance(value, Stored) else value for value in every]
         return max((value[:1].nbytes for value in whole if value.ndim > 2), default=0)
 
     @cached_property
@@ -205,9 +210,10 @@ class Dataset:
             {key: _rows_of(value, index[(index >= start) & (index < start + n)] - start) for key, value in part.items()}
             for part, start, n in zip(self.inputs, self._starts, map(n_rows, self.inputs), strict=False)
         )
-        batch = replace(self, inputs=()).batch(index)
-        present, sources = ({name: m[index] for name, m in masks.items()} for masks in (self.present, self.sources))
-        return Dataset(inputs, batch.targets, present, sources=sources, weights=batch.weights)
+        targets = {task: _rows_of(target, index) for task, target in self.targets.items()}
+        masks = (self.present, self.sources, self.weights)
+        present, sources, weights = ({name: each.index_select(0, index) for name, each in kind.items()} for kind in masks)
+        return Dataset(inputs, targets, present, sources=sources, weights=weights)
 
     @property
     def device(self) -> torch.device:
@@ -289,6 +295,27 @@ def widened(features: Features, spec: FeatureSpec, values: Float[Tensor, "B *mem
     space = tensor.shape[place + 1 :]
     spread = values.reshape(*values.shape, *(1 for _ in space)).expand(*values.shape, *space)
     return Features(torch.cat([tensor, spread], place), features.mask)
+
+
+def map_space(spec: FeatureSpec) -> tuple[int, ...]:
+    """The extents of the map with two axes that features are, or begin with; empty where there is none of known extents."""
+    space = spec.space if spec.kind == "map" else spec.grid
+    return space if len(space) == 2 else ()
+
+
+def as_map(features: Features, spec: FeatureSpec) -> Float[Tensor, "B D H W"]:
+    """The map that features are, or begin with.
+
+    Example:
+        >>> spec = FeatureSpec("sequence", 3, grid=(2, 2))
+        >>> as_map(Features(torch.zeros(1, 5, 3)), spec).shape
+        torch.Size([1, 3, 2, 2])
+    """
+    if spec.kind == "map":
+        return features.tensor
+    n_rows, n_columns = spec.grid
+    places: Tensor = features.tensor[:, : n_rows * n_columns].transpose(1, 2)
+    return places.reshape(*places.shape[:2], n_rows, n_columns)
 
 
 def masked_mean(values: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B D"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +25,7 @@ from polytask.given import with_joint_views
 from polytask.input_sets import input_set_of
 from polytask.keeping import Chosen
 from polytask.manifest import MANIFEST, MEND, Manifest, Snapshot, TaskRecord
-from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_on
+from polytask.model import MultiTaskModel, Network, Snapshots, build_model, outputs_by_batch
 from polytask.pictures import Pictures
 from polytask.reading import check_reads, given_of, reads_of, with_read
 
@@ -136,12 +136,15 @@ class Bundle:
         wanted = self._wanted(tasks, index)
         pictures = self.manifest.inputs[index].codec.pictures(table)
         data = self._dataset(table, index, pictures)
-        views = views_of(self.tasks, wanted, lambda asked: outputs_on(self.model, data, asked))
-        columns: dict[str, pa.Array] = {}
-        for task in wanted:
-            fitted = self.tasks[task]
-            columns |= fitted.task.answer(views[task], fitted.codec, probabilities)
-        return _without(pa.table(columns), _unusable(pictures))
+        parts = []
+        for _, outputs in outputs_by_batch(self.model, data, asked_for(self.tasks, wanted)):
+            views = views_of(self.tasks, outputs)
+            columns: dict[str, pa.Array] = {}
+            for task in wanted:
+                fitted = self.tasks[task]
+                columns |= fitted.task.answer(views[task], fitted.codec, probabilities)
+            parts.append(pa.table(columns))
+        return _without(pa.concat_tables(parts).combine_chunks(), _unusable(pictures))
 
     def dataset(self, table: pa.Table, index: int, labels: Mapping[str, pa.Array] | None = None) -> Dataset:
         """A table's rows as tensors for input set ``index``, with targets where ``labels`` are given.
@@ -164,6 +167,8 @@ class Bundle:
         for task, column in (labels or {}).items():
             fitted = self.tasks[task]
             targets[task], present[task] = fitted.task.encode(column, fitted.codec)
+            if fitted.codec.image is not None:
+                targets[task] = inputs[index][fitted.codec.image.key]
             if fitted.task.weight_column is not None:
                 weights[task] = fitted.scaled_weights(fitted.task.weights_of(table))
         return Dataset(tuple(inputs), targets, present, weights=weights)
@@ -287,19 +292,20 @@ def _without(table: pa.Table, unusable: Mapping[int, str]) -> pa.Table:
     return table.take(pa.array([None if row in unusable else row for row in range(len(table))], pa.int64()))
 
 
-def views_of(
-    tasks: Mapping[str, FittedTask], wanted: Sequence[str], ask: Callable[[Sequence[str]], Mapping[str, Tensor]]
-) -> dict[str, dict[str, Tensor]]:
+def views_of(tasks: Mapping[str, FittedTask], outputs: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """All that tasks say of rows, in the units of their columns, with what is said of one and those it is given together.
 
     Args:
         tasks: All tasks of a network.
-        wanted: Those that are answered; others are among the views where one of these is given them.
-        ask: The outputs of the network for the tasks of these names.
+        outputs: What the network says for some of them, and for those that they are given.
     """
     every = [fitted.task for fitted in tasks.values()]
-    outputs = ask(with_read(wanted, given_of(every)))
     return with_joint_views({task: tasks[task].views(output) for task, output in outputs.items()}, every)
+
+
+def asked_for(tasks: Mapping[str, FittedTask], wanted: Sequence[str]) -> tuple[str, ...]:
+    """Some tasks with those that they are given: what ``views_of`` takes the outputs of."""
+    return tuple(with_read(wanted, given_of(fitted.task for fitted in tasks.values())))
 
 
 def _network(manifest: Manifest, network: Snapshot) -> MultiTaskModel:

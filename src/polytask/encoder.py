@@ -19,6 +19,7 @@ from polytask.errors import PolytaskError, listed
 from polytask.images import ImageFeature
 from polytask.pictures import Pictures
 from polytask.seeding import Clock, derived_seed, seed_draws, seeded
+from polytask.task import Task
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,17 @@ class Encoder(Component, family="encoders"):
         if self.reads_images and not images:
             mend = "Say which column is one (columns: {photo: image}, or --image photo), or take encoder: tabm."
             raise PolytaskError("it reads images, and none is among the inputs", where=where, found=listed(others), mend=mend)
+
+    def check_task(self, task: Task) -> None:
+        """Whether the encoder makes features that a task can be learned from.
+
+        Raises:
+            PolytaskError: The task is one of pixels, and the encoder has no map of them.
+        """
+        if task.spatial is not None and not self.reads_images:
+            what = f"a {task.kind} task has an answer at every pixel, and encoder {self.kind} makes one vector of a row"
+            mend = "Take an encoder of images, such as encoder: cnn, and say which column is one: --image photo."
+            raise PolytaskError(what, where=f"task {task.name!r}", mend=mend)
 
     @abstractmethod
     def stem(self, codec: InputCodec) -> Part:

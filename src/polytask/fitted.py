@@ -11,11 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from polytask.batch import Stored
 from polytask.errors import PolytaskError, rows_named
-from polytask.task import Codec, Task
+from polytask.images import ImageFeature
+from polytask.task import Codec, Task, constant_output
 
 NULL_LOSS_FLOOR = 1e-8
 WALL = 1e30
+PIECE_PIXELS = 2**20  # of outputs, where a loss of many pixels is taken piece by piece
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,12 @@ class FittedTask:
 
     @classmethod
     def fit(
-        cls, task: Task, column: pa.Array, weights: Float[Tensor, " N"] | None = None, codec: Codec | None = None
+        cls,
+        task: Task,
+        column: pa.Array,
+        weights: Float[Tensor, " N"] | None = None,
+        codec: Codec | None = None,
+        image: tuple[ImageFeature, Stored] | None = None,
     ) -> FittedTask:
         """Fit the codec, the best constant and its loss on the training labels of ``column`` (nulls are missing labels).
 
@@ -37,11 +45,18 @@ class FittedTask:
             column: Its labels.
             weights: How much each row counts; None for all alike.
             codec: One that is kept: only the constant, its loss and the mean weight are found.
+            image: For a task whose target is an input image: this, and those of the rows of ``column``.
         """
         labels, rows = column.drop_null(), np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+        target: Tensor | Stored
         with rows_named(lambda row: int(rows[row])):
-            codec = task.fit_target(labels) if codec is None else codec
-            target, _ = task.encode(labels, codec)
+            if image is None:
+                codec = task.fit_target(labels) if codec is None else codec
+                target, _ = task.encode(labels, codec)
+            else:
+                form, pixels = image
+                codec = task.fit_target(labels).model_copy(update=about(form)) if codec is None else codec
+                target = replace(pixels, rows=pixels.rows[torch.from_numpy(rows)])
         if weights is None or not len(labels):
             each = torch.ones(len(labels), dtype=torch.float64)
         else:
@@ -101,9 +116,24 @@ class FittedTask:
         """An output in the column's own units."""
         return self.task.views(self._estimate(output), self.codec)
 
+    def judged(self, output: Tensor, target: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """What metrics compare: an output in the column's own units, and what is true; of many pixels their sums by row."""
+        return self._compared(self.views(output), target)
+
+    def constant_judged(self, target: Tensor) -> dict[str, Tensor]:
+        """The same of the best constant prediction for these rows; empty where there is none."""
+        if not self.task.has_constant:
+            return {}
+        return self._compared(self.constant_views(len(target)), target)[0]
+
     def constant_views(self, n_rows: int) -> dict[str, Tensor]:
         """What the best constant prediction says of ``n_rows`` rows."""
         return self.task.constant_views(self.codec, n_rows)
+
+    def _compared(self, views: dict[str, Tensor], target: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        if self.task.spatial is None:
+            return views, self.task.truth(target, self.codec)
+        return {"statistics": self.task.statistics(views, target, self.codec)}, torch.zeros(len(target))
 
     def tuned(self, output: Tensor, target: Tensor, weights: Float[Tensor, " n"] | None = None) -> FittedTask:
         """This task with what it learns from a trained network's output on labeled rows held out; see ``Task.tune``."""
@@ -118,6 +148,7 @@ class FittedTask:
         return members.mean(1)
 
     def _losses(self, output: Tensor, target: Tensor) -> Tensor:
+        target = self.task.on_scale(target, self.codec)
         if not callable(self.task.loss):
             return self.task.weighted_losses(output, target, self.codec)
         losses = self.task.loss(output, target)
@@ -130,31 +161,46 @@ class FittedTask:
         weights = self.task.row_weights(target, self.codec)
         return losses if weights is None else losses * weights
 
-    def _with_constant(self, target: Tensor, each: Tensor) -> FittedTask:
+    def _with_constant(self, target: Tensor | Stored, each: Tensor) -> FittedTask:
         if not self.task.has_constant:
             return self
-        by_label = self.task.row_weights(target, self.codec)
+        by_label = self.task.row_weights(target, self.codec) if isinstance(target, Tensor) else None
         weights = each if by_label is None else each * by_label
         start = self.task.best_constant(target, self.codec, weights).float()
         if self.task.searches_constant:
-            start = self._minimized(start, target, each)
-        null = float((self._losses(start.expand(len(target), -1), target).double() * each).mean())
+            few = torch.linspace(0, len(target) - 1, min(len(target), self._n_at_once)).long()
+            start = self._minimized(start, target.index_select(0, few), each[few])
+        null = self._mean_of_constant(start, target, each)
         # One that is negative at its best, as a log-likelihood may be, says nothing of size: the untrained network's will.
         scaled = math.isfinite(null) and null >= 0
         found: dict[str, object] = {"start": tuple(start.tolist()), "null_loss": max(null, NULL_LOSS_FLOOR) if scaled else None}
-        if self.codec.mean is not None:
+        if self.codec.mean is not None and isinstance(target, Tensor):
             found["mean"] = float((self.task.truth(target, self.codec).double() * each).mean())
         return FittedTask(self.task, self.codec.model_copy(update=found), self.members)
+
+    @property
+    def _n_at_once(self) -> int:
+        """Rows whose loss is taken at once."""
+        return max(1, PIECE_PIXELS // (self.codec.width * math.prod(self.codec.space))) if self.codec.space else 2**62
+
+    def _mean_of_constant(self, start: Tensor, target: Tensor | Stored, each: Tensor) -> float:
+        """The mean loss of a constant output."""
+        codec, total = self.codec.model_copy(update={"start": tuple(start.tolist())}), 0.0
+        for rows in torch.arange(len(target)).split(min(self._n_at_once, len(target))):
+            losses = self._losses(constant_output(codec, len(rows)), target.index_select(0, rows))
+            total += float((losses.double() * each[rows]).sum())
+        return total / len(target)
 
     def _minimized(self, start: Tensor, target: Tensor, each: Tensor) -> Tensor:
         """The best constant under a loss without a closed form, by descent from a point near it."""
         output = start.double().requires_grad_()
         optimizer = torch.optim.LBFGS([output], max_iter=100, line_search_fn="strong_wolfe")
-        value = target.double() if target.is_floating_point() else target
+        value, space = target.double() if target.is_floating_point() else target, self.codec.space
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            loss = (self._losses(output.expand(len(value), -1), value) * each).mean()
+            spread = output.view(1, -1, *(1 for _ in space)).expand(len(value), -1, *space)
+            loss = (self._losses(spread, value) * each).mean()
             loss.backward()
             if not (output.grad is not None and bool(output.grad.isfinite().all()) and math.isfinite(loss.detach())):
                 output.grad = torch.zeros_like(output)  # the line search knows no NaN: a wall that it turns back from
@@ -166,3 +212,8 @@ class FittedTask:
                 return start
             optimizer.step(closure)
         return output.detach().float() if bool(torch.isfinite(output).all()) else start
+
+
+def about(image: ImageFeature) -> dict[str, object]:
+    """What a codec says of the input image that a task is about."""
+    return {"image": image, "width": image.channels, "space": (image.height, image.width), "start": (0.0,) * image.channels}

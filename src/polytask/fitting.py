@@ -21,7 +21,7 @@ from polytask.given import with_joint_labels
 from polytask.initialization import scale_stages
 from polytask.intervals import N_RESAMPLES
 from polytask.manifest import Manifest, TaskRecord
-from polytask.model import MultiTaskModel, outputs_on
+from polytask.model import MultiTaskModel, outputs_by_batch, outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.scores import Scores, score_task
@@ -29,6 +29,8 @@ from polytask.task import Task
 from polytask.trainer import train
 from polytask.training import Epoch
 from polytask.warm_start import frozen
+
+Views = dict[str, Tensor]
 
 
 def train_bundle(
@@ -165,19 +167,16 @@ def score(bundle: Bundle, data: Dataset, seed: int = 0, n_resamples: int = N_RES
         PolytaskError: No row has a label, or a metric fails.
     """
     scores = {}
-    for name, output in _outputs_of_labeled(bundle, data):
+    for name, (views, truth, constant) in _judged(bundle, data).items():
         fitted, task = bundle.tasks[name], bundle.tasks[name].task
-        views, truth = _judged(fitted, output, data)
-        constant = fitted.constant_views(len(truth)) if task.has_constant else {}
-        scorers = task.chosen_scorers(fitted.codec)
-        scores[task.name] = score_task(
-            task.name,
+        scores[name] = score_task(
+            name,
             task.kind,
-            scorers,
+            task.chosen_scorers(fitted.codec),
             views,
             constant,
             truth,
-            weights=row_weights(data, task.name),
+            weights=row_weights(data, name),
             n_resamples=n_resamples,
             seed=seed,
         )
@@ -188,12 +187,17 @@ def score(bundle: Bundle, data: Dataset, seed: int = 0, n_resamples: int = N_RES
 
 def metric_values(bundle: Bundle, data: Dataset) -> dict[str, dict[str, float]]:
     """The metrics of every task alone, without intervals."""
-    return {task: task_metrics(bundle.tasks[task], output, data) for task, output in _outputs_of_labeled(bundle, data)}
+    judged = _judged(bundle, data)
+    return {name: _metrics(bundle.tasks[name], views, truth, data) for name, (views, truth, _) in judged.items()}
 
 
 def task_metrics(fitted: FittedTask, output: Tensor, data: Dataset) -> dict[str, float]:
     """The metrics of a task on the rows that have its label, of the outputs for all rows."""
-    views, truth = _judged(fitted, output, data)
+    rows = data.present[fitted.task.name]
+    return _metrics(fitted, *fitted.judged(output[rows], data.targets[fitted.task.name][rows]), data)
+
+
+def _metrics(fitted: FittedTask, views: Views, truth: Tensor, data: Dataset) -> dict[str, float]:
     weights = row_weights(data, fitted.task.name)
     each = () if weights is None else (weights,)
     scorers = fitted.task.chosen_scorers(fitted.codec)
@@ -202,32 +206,53 @@ def task_metrics(fitted: FittedTask, output: Tensor, data: Dataset) -> dict[str,
 
 def row_losses(bundle: Bundle, data: Dataset) -> dict[str, NDArray[np.float64]]:
     """The normalized loss of each labeled row, per task."""
-    outputs = outputs_on(bundle.model, data, data.tasks)
-    return {task: task_losses(bundle.tasks[task], output, data) for task, output in outputs.items()}
+    found: dict[str, list[Tensor]] = {task: [] for task in data.tasks}
+    for task, output, target in _labeled_outputs(bundle, data, data.tasks):
+        with torch.inference_mode():
+            found[task].append(bundle.tasks[task].answer_losses(output, target))
+    return {task: _normalized(bundle.tasks[task], torch.cat(losses), data) for task, losses in found.items()}
 
 
 def task_losses(fitted: FittedTask, output: Tensor, data: Dataset) -> NDArray[np.float64]:
     """The normalized loss of each row that has a task's label, of the outputs for all rows."""
-    task = fitted.task.name
-    rows, weights = data.present[task], row_weights(data, task)
+    rows = data.present[fitted.task.name]
     with torch.inference_mode():
-        values = fitted.answer_losses(output[rows], data.targets[task][rows])
+        return _normalized(fitted, fitted.answer_losses(output[rows], data.targets[fitted.task.name][rows]), data)
+
+
+def _normalized(fitted: FittedTask, values: Tensor, data: Dataset) -> NDArray[np.float64]:
+    weights = row_weights(data, fitted.task.name)
     if weights is not None:
         values = values * weights / weights.mean()
     losses: NDArray[np.float64] = values.double().numpy() / (fitted.codec.null_loss or 1.0)
     return losses
 
 
-def _outputs_of_labeled(bundle: Bundle, data: Dataset) -> Iterator[tuple[str, Tensor]]:
-    """Each task that has labels, with what the network says of all rows."""
+def _judged(bundle: Bundle, data: Dataset) -> dict[str, tuple[Views, Tensor, Views]]:
+    """What each task that has labels says of the rows that have them, what is true, and what the best constant says."""
     present = [task for task in data.tasks if bool(data.present[task].any())]
-    yield from outputs_on(bundle.model, data, present).items()
+    parts: dict[str, list[tuple[Views, Tensor, Views]]] = {task: [] for task in present}
+    for task, output, target in _labeled_outputs(bundle, data, present):
+        fitted = bundle.tasks[task]
+        with torch.inference_mode():
+            parts[task].append((*fitted.judged(output, target), fitted.constant_judged(target)))
+    return {
+        task: (_joined([part[0] for part in each]), torch.cat([part[1] for part in each]), _joined([part[2] for part in each]))
+        for task, each in parts.items()
+    }
 
 
-def _judged(fitted: FittedTask, output: Tensor, data: Dataset) -> tuple[dict[str, Tensor], Tensor]:
-    """A task's predictions and the truth on the rows that have its label."""
-    rows = data.present[fitted.task.name]
-    return fitted.views(output[rows]), fitted.task.truth(data.targets[fitted.task.name][rows], fitted.codec)
+def _joined(views: Sequence[Views]) -> Views:
+    return {name: torch.cat([part[name] for part in views]) for name in views[0]}
+
+
+def _labeled_outputs(bundle: Bundle, data: Dataset, tasks: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """For batch after batch each task with what the network says of the rows that have its label, and their targets."""
+    for batch, outputs in outputs_by_batch(bundle.model, data, tasks):
+        for task, output in outputs.items():
+            rows = batch.labeled[task]
+            target = batch.targets[task]
+            yield task, output if rows is None else output[rows], target if rows is None else target[rows]
 
 
 def row_weights(data: Dataset, task: str) -> Tensor | None:

@@ -71,6 +71,7 @@ def with_joint_labels(data: Dataset, tasks: Sequence[Task]) -> Dataset:
         other = given.get(name)
         if other is not None:
             own, there = targets[name], present[name]
+            assert isinstance(own, Tensor)  # a task of pixels is given no other
             known = present[other] & ((targets[other] == 0) | there)
             targets[name] = torch.where(there, own, torch.zeros_like(own))
             present[name] = known & (data.weights[name] > 0) if name in data.weights else known

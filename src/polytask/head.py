@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -18,17 +18,34 @@ from polytask.component import Component
 L = TypeVar("L", bound=nn.Module)
 
 
+@dataclass(frozen=True)
+class OutputSpec:
+    """The static shape of what a task reads from its head: ``[B, width]``, or ``[B, width, *space]`` at every place of a map.
+
+    Attributes:
+        width: How many numbers the task reads of a row, or of a place.
+        start: The ``width`` numbers that predict the best constant; a head should begin near them, everywhere.
+        space: The extents of the map; empty for a row as a whole.
+    """
+
+    width: int
+    start: Float[Tensor, " width"]
+    space: tuple[int, ...] = ()
+
+
 class Head(Component, family="heads"):
-    """Turns the outputs of a task's stem and stages into ``[B, width]``.
+    """Turns the outputs of a task's stem and stages into ``[B, width]``, or ``[B, width, *space]``.
 
     To add one, write ``heads/<kind>.py`` with one class that has ``build``.
 
     Class attributes:
+        dense: Whether the output is one at every place of a map, as segmentation needs it; else it is one of the whole row.
         knows_members: Whether the head tells the members of an ensemble apart: its specs then say how many there are, its
             features are ``[B, members, ...]`` and its output ``[B, members, width]``. Else members are rows to it, so that all
             share one head.
     """
 
+    dense: ClassVar[bool] = False
     knows_members: ClassVar[bool] = False
 
     @classmethod
@@ -41,16 +58,18 @@ class Head(Component, family="heads"):
         )
 
     @abstractmethod
-    def build(self, specs: Sequence[FeatureSpec], width: int, start: Float[Tensor, " width"]) -> nn.Module:
-        """A module ``tuple[Features, ...] -> [B, width]``.
+    def build(self, specs: Sequence[FeatureSpec], output: OutputSpec) -> nn.Module:
+        """A module ``tuple[Features, ...] -> [B, width]``, or ``[B, width, *space]`` of a head that is ``dense``.
 
         Where it has layers of its own before the last one, other tasks can read what they make if the module has
         ``state_width`` and takes ``with_state=True``, as PooledHead does; else they read the pooled features as its state.
 
         Args:
             specs: The shapes of the features, stem first.
-            width: How many numbers the task reads.
-            start: The output that predicts the best constant; a head should begin near it.
+            output: The shape of what the task reads.
+
+        Raises:
+            PolytaskError: Nothing of that shape can be made of such features.
         """
 
 
@@ -122,12 +141,13 @@ class OneForAll(nn.Module):
         return values.view(-1, self.members, *values.shape[1:])
 
 
-def output_layer(n_in: int, width: int, start: Float[Tensor, " width"], members: int = 1) -> nn.Module:
+def output_layer(n_in: int, output: OutputSpec, members: int = 1) -> nn.Module:
     """The last layer of a head, one for each member: ``[B, n_in] -> [B, width]``, or ``[B, members, ...]`` likewise.
 
     Its bias makes the untrained head predict about the best constant.
     """
-    return starting_at(nn.Linear(n_in, width) if members == 1 else LinearEnsemble(n_in, width, k=members), start)
+    width = output.width
+    return starting_at(nn.Linear(n_in, width) if members == 1 else LinearEnsemble(n_in, width, k=members), output.start)
 
 
 def starting_at(layer: L, start: Float[Tensor, " width"]) -> L:

@@ -8,6 +8,8 @@ import os
 import re
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -151,23 +153,30 @@ def picture(cell: str | bytes | Bytes, feature: ImageFeature) -> tuple[Bytes, bo
         >>> picture(np.full((4, 2, 3), 255, np.uint8), feature)[0].tolist()
         [[[255, 255], [255, 255]]]
     """
-    require_pillow()
-    from PIL.Image import DecompressionBombError
-
-    image = None
-    try:
-        image = opened(cell, feature.max_pixels)
+    with reading(feature.max_pixels), opened(cell, feature.max_pixels) as image:
         return _formed(image, feature)
+
+
+@contextmanager
+def reading(max_pixels: int) -> Iterator[None]:
+    """Within, what Pillow's readers raise for files that are cut short, garbled or too large says why one cannot be used.
+
+    Raises:
+        UnusableImage: It is so.
+    """
+    require_pillow()
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        yield
     except UnusableImage:
         raise
-    # what Pillow's readers raise for files that are cut short or garbled
+    except UnidentifiedImageError:
+        raise UnusableImage("not an image, or a damaged one") from None
+    except Image.DecompressionBombError:
+        raise UnusableImage(f"more than {max_pixels:,} pixels") from None
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, TypeError) as error:
         raise UnusableImage(f"damaged ({' '.join(str(error).split()).rstrip('.')})") from None
-    except DecompressionBombError:
-        raise UnusableImage(f"more than {feature.max_pixels:,} pixels") from None
-    finally:
-        if image is not None:
-            image.close()
 
 
 def opened(cell: str | bytes | Bytes, max_pixels: int) -> Image:
@@ -177,22 +186,16 @@ def opened(cell: str | bytes | Bytes, max_pixels: int) -> Image:
         UnusableImage: There is none, or it is too large, or not what its name says.
     """
     require_pillow()
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     if isinstance(cell, np.ndarray):
         return Image.fromarray(cell)
     if isinstance(cell, str):
-        _check_file(cell)
+        check_file(cell)
     elif not cell:
         raise UnusableImage("empty")
-    try:
+    with reading(max_pixels):
         image = Image.open(cell if isinstance(cell, str) else io.BytesIO(cell), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise UnusableImage("not an image, or a damaged one") from None
-    except Image.DecompressionBombError:
-        raise UnusableImage(f"more than {max_pixels:,} pixels") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, LookupError, TypeError) as error:
-        raise UnusableImage(f"damaged ({' '.join(str(error).split()).rstrip('.')})") from None
     told = FORMAT_OF.get(Path(cell).suffix.lower()) if isinstance(cell, str) else None
     kind = "JPEG" if image.format == "MPO" else image.format  # several JPEG in one file, as some cameras write
     why = "" if told in (None, kind) else f"a {kind} by its content, a {told} by its name"
@@ -204,7 +207,12 @@ def opened(cell: str | bytes | Bytes, max_pixels: int) -> Image:
     return image
 
 
-def _check_file(path: str) -> None:
+def check_file(path: str) -> None:
+    """Whether there is a file with something in it.
+
+    Raises:
+        UnusableImage: There is none.
+    """
     try:
         if not os.stat(path).st_size:  # noqa: PTH116  # a third of the time of Path(path).stat()
             raise UnusableImage("empty")

@@ -39,9 +39,9 @@ class Loaded:
     inputs: tuple[str, ...] = ()
 
 
-def load_source(source: Source, kinds: Mapping[str, ColumnKind]) -> Loaded:
-    """A source's rows, read; the paths of images are whole."""
-    images = [name for name, kind in kinds.items() if kind == "image"]
+def load_source(source: Source, kinds: Mapping[str, ColumnKind], maps: Sequence[str] = ()) -> Loaded:
+    """A source's rows, read; the paths of images, and in the columns ``maps`` of their labels, are whole."""
+    images = [name for name, kind in kinds.items() if kind == "image"] + list(maps)
     pieces = {part: located(table, images, source.folder_of(part)) for part, table in source.parts().items()}
     marks = {"main": FREE, "validation": VALIDATION, "test": TEST}
     tables = list(pieces.values())

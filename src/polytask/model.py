@@ -14,10 +14,11 @@ from polytask.columns import InputCodec
 from polytask.encoder import Encoder, Pace, TrunkPlan
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
-from polytask.head import Head, OneForAll, Said, pooled
+from polytask.head import Head, OneForAll, OutputSpec, Said, pooled
 from polytask.reading import Reading, given_of, handed_of, in_order, reads_of, with_read
 from polytask.seeding import Clock, derived_seed, seed_draws, seeded
 from polytask.sharing import SharedTrunk, Sharing, module_key
+from polytask.task import constant_output
 
 EVALUATION_ROWS = 4096
 
@@ -217,22 +218,31 @@ def build_model(
         )
         specs[name] = replace(trunk.specs[-1], width=trunk.specs[-1].width + n_read)
         own = (*trunk.specs[:-1], specs[name])
-        heads[name] = _build_head(fitted[name].task.head or head, own, fitted[name], seed, clock)
+        heads[name] = _build_head(fitted[name].task.head_among(head), own, fitted[name], seed, clock)
     in_turn = {name: heads[name] for name in fitted}
     return MultiTaskModel(trunk, in_turn, fitted, clock, plan.made, sharing.independent, specs=specs, answered=answered)
 
 
 def outputs_on(model: Network, data: Dataset, tasks: Sequence[str] | None = None) -> dict[str, Tensor]:
     """The outputs of a model in evaluation mode for all rows, ``[N, ...]`` per task, on the CPU."""
+    parts = [outputs for _, outputs in outputs_by_batch(model, data, tasks)]
+    return {task: torch.cat([part[task] for part in parts]) for task in parts[0]}
+
+
+def outputs_by_batch(
+    model: Network, data: Dataset, tasks: Sequence[str] | None = None
+) -> Iterator[tuple[Batch, dict[str, Tensor]]]:
+    """As ``outputs_on``, batch by batch: for outputs that are larger than what is made of them. At least one batch comes."""
     if model.training:  # to go through all of its parts takes longer than to ask about a row
         model.eval()
     wanted = tuple(model.tasks) if tasks is None else tuple(tasks)
-    parts: dict[str, list[Tensor]] = {task: [] for task in wanted}
-    with torch.inference_mode():
-        for batch in data.batches(EVALUATION_ROWS):
-            for task, output in model(batch.inputs, wanted).items():
-                parts[task].append(output.cpu())
-    return {task: torch.cat(chunks) if chunks else _no_outputs(model.tasks[task]) for task, chunks in parts.items()}
+    if not data.n_rows:
+        none = torch.empty(0, dtype=torch.int64, device=data.device)
+        yield data.batch(none), {task: _no_outputs(model.tasks[task]) for task in wanted}
+    for batch in data.batches(EVALUATION_ROWS):
+        with torch.inference_mode():
+            outputs = {task: output.cpu() for task, output in model(batch.inputs, wanted).items()}
+        yield batch, outputs
 
 
 def mean_losses(model: MultiTaskModel, data: Dataset) -> dict[str, float]:
@@ -275,14 +285,14 @@ def _frozen_parts(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
 
 
 def _no_outputs(fitted: FittedTask) -> Tensor:
-    return torch.empty(0, *((fitted.members,) if fitted.members > 1 else ()), fitted.codec.width)
+    return torch.empty(0, *((fitted.members,) if fitted.members > 1 else ()), fitted.codec.width, *fitted.codec.space)
 
 
 def _n_handed(fitted: FittedTask, reading: Reading, head: nn.Module, spec: FeatureSpec) -> int:
     """How many channels a task gives to one that reads it."""
     if reading.what == "state":
         return int(getattr(head, "state_width", spec.width))
-    estimate = fitted.task.estimate(torch.tensor(fitted.codec.start)[None])
+    estimate = fitted.task.estimate(constant_output(fitted.codec, 1))
     if estimate.ndim > 2:
         found = f"{fitted.task.kind}, whose estimate of a row has {estimate.ndim - 1} axes"
         raise PolytaskError("its estimate cannot be read by another task", where=f"task {fitted.task.name!r}", found=found)
@@ -291,9 +301,16 @@ def _n_handed(fitted: FittedTask, reading: Reading, head: nn.Module, spec: Featu
 
 def _build_head(head: Head, specs: tuple[FeatureSpec, ...], fitted: FittedTask, seed: int, clock: Clock) -> nn.Module:
     name, members = fitted.task.name, specs[-1].members
+    output = OutputSpec(fitted.codec.width, torch.tensor(fitted.codec.start), fitted.codec.space)
+    if head.dense != bool(output.space):
+        what = "a map of answers" if head.dense else "one answer for the whole row"
+        wanted = "an answer at every pixel" if output.space else "one for the whole row"
+        found = f"a {fitted.task.kind} task, which has {wanted}"
+        mend = f"Leave the head of the task out{'' if output.space else ', or take head: linear'}."
+        raise PolytaskError(f"the head {head.kind} gives {what}", where=f"task {name!r}", found=found, mend=mend)
     shared = members > 1 and not head.knows_members
     seen = tuple(replace(spec, members=1) for spec in specs) if shared else specs
     with seeded(derived_seed(seed, "weights", "head", name)):
-        module = head.build(seen, fitted.codec.width, torch.tensor(fitted.codec.start))
+        module = head.build(seen, output)
     module = OneForAll(module, members) if shared else module
     return seed_draws(module, derived_seed(seed, "draws", "head", name), clock)

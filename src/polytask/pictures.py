@@ -116,7 +116,7 @@ def form_of(name: str, column: pa.ChunkedArray, settings: Images) -> ImageFeatur
     Raises:
         PolytaskError: The column can hold no images.
     """
-    sizes, grey = _Column(name, column).sizes(settings.max_pixels)
+    sizes, grey = ImageColumn(column, f"column {name!r}").sizes(settings.max_pixels)
     own = next(iter(sizes)) if len(sizes) == 1 else (USUAL, USUAL)
     size = settings.size if settings.size is not None else own if max(own) <= LARGEST_OWN else USUAL
     height, width = (size, size) if isinstance(size, int) else size
@@ -144,7 +144,7 @@ def read_pictures(column: pa.ChunkedArray, feature: ImageFeature, cache: Path | 
         PolytaskError: The column can hold no images.
         CellsError: Some cannot be used, and the feature says to stop.
     """
-    cells, missing = _Column(feature.column, column), column.is_null().to_numpy().copy()
+    cells, missing = ImageColumn(column, f"column {feature.column!r}"), column.is_null().to_numpy().copy()
     shape = (len(column), *feature.shape)
     if cache is not None and cells.pixels is None and len(column):
         read = _cached(cells, feature, shape, cache.expanduser())
@@ -163,27 +163,36 @@ def _refusal(unusable: Mapping[int, str], column: str) -> CellsError:
     return CellsError(what, cells={row: unusable[row] for row in sorted(unusable)}, where=f"column {column!r}", mend=mend)
 
 
-class _Column:
-    """The cells of a column of images.
+class ImageColumn:
+    """The cells of a column of images, or of labels of their pixels.
+
+    Args:
+        column: Paths, bytes of image files, or arrays of pixels.
+        where: What messages call the column.
+        thing: What the cells should be.
+        any_numbers: Whether arrays may be of other numbers than bytes.
+
+    Raises:
+        PolytaskError: It can hold nothing of the kind.
 
     Attributes:
         pixels: Those of a column of arrays, ``[N, height, width]`` or ``[N, height, width, channels]``; None for files.
     """
 
-    def __init__(self, name: str, column: pa.ChunkedArray) -> None:
+    def __init__(self, column: pa.ChunkedArray, where: str, thing: str = "images", any_numbers: bool = False) -> None:
         if pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0:  # as Hugging Face writes images
             column = pc.struct_field(column, "bytes")
         if pa.types.is_null(column.type):
             column = column.cast(pa.string())
         self.column, kind = column, column.type
         self.pixels: Bytes | None = None
-        if holds_images(column):
+        if holds_images(column) or (any_numbers and isinstance(kind, pa.FixedShapeTensorType)):
             array = column.combine_chunks()
             self.pixels = np.asarray(array.storage.values).reshape(-1, *kind.shape)
             self.pixels = self.pixels[array.offset : array.offset + len(array)]
         elif not (is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-            mend = "Give paths of image files, their bytes, or an array of uint8 with a height and a width for every row."
-            raise PolytaskError(f"column {name!r} holds no images", found=f"cells of type {kind}", mend=mend)
+            mend = "Give paths of image files, their bytes, or an array with a height and a width for every row."
+            raise PolytaskError(f"{where} holds no {thing}", found=f"cells of type {kind}", mend=mend)
 
     def __len__(self) -> int:
         return len(self.column)
@@ -197,7 +206,7 @@ class _Column:
         rows = known[np.unique(np.linspace(0, len(known) - 1, N_LOOKED_AT).astype(int))] if len(known) else known
         sizes: set[tuple[int, int]] = set()
         grey = True
-        with _quiet():
+        with quiet():
             for row in rows.tolist():
                 try:
                     with opened(self.column[row].as_py(), max_pixels) as image:
@@ -227,7 +236,7 @@ class _Column:
         return f"{cell} {found.st_size} {found.st_mtime_ns}"
 
 
-def _fill(pixels: Bytes, cells: _Column, feature: ImageFeature) -> tuple[dict[int, str], int]:
+def _fill(pixels: Bytes, cells: ImageColumn, feature: ImageFeature) -> tuple[dict[int, str], int]:
     """Write every image into its row; why some cannot be used, and how many were of another size."""
     if cells.pixels is not None and cells.pixels.shape[1:3] == feature.shape[1:]:
         whole = cells.pixels if cells.pixels.ndim == 4 else cells.pixels[..., None]
@@ -235,37 +244,47 @@ def _fill(pixels: Bytes, cells: _Column, feature: ImageFeature) -> tuple[dict[in
             pixels[:] = np.moveaxis(whole, 3, 1)
             return {}, 0
 
-    def read(start: int) -> tuple[dict[int, str], int]:
-        unusable, n_resized = {}, 0
+    def into(row: int, cell: Any) -> bool:
+        pixels[row], resized = picture(cell, feature)
+        return resized
+
+    return read_each(cells, into)
+
+
+def read_each(cells: ImageColumn, read: Callable[[int, Any], bool]) -> tuple[dict[int, str], int]:
+    """Read every cell that is not missing, with several threads; why some cannot be used, and of how many ``read`` is true."""
+
+    def piece(start: int) -> tuple[dict[int, str], int]:
+        unusable, n_true = {}, 0
         for row, cell in enumerate(cells.piece(start, start + PIECE), start):
             if cell is not None:
                 try:
-                    pixels[row], resized = picture(cell, feature)
-                    n_resized += resized
+                    n_true += read(row, cell)
                 except UnusableImage as why:
                     unusable[row] = f"{why}: {'/'.join(Path(cell).parts[-2:])}" if isinstance(cell, str) else str(why)
-        return unusable, n_resized
+        return unusable, n_true
 
     # Threads rather than processes: Pillow lets other threads run while it unpacks and resizes, and nothing is sent about.
-    with _quiet(), ThreadPoolExecutor(_n_threads()) as pool:
-        found = list(pool.map(read, range(0, len(cells), PIECE)))
+    with quiet(), ThreadPoolExecutor(n_threads()) as pool:
+        found = list(pool.map(piece, range(0, len(cells), PIECE)))
     return {row: why for part, _ in found for row, why in part.items()}, sum(n for _, n in found)
 
 
-def _n_threads() -> int:
+def n_threads() -> int:
+    """How many threads decode images."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, MAX_THREADS)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Pillow warns of large images, odd palettes and garbled notes of cameras; what cannot be used is told by its row."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 
-def _cached(cells: _Column, feature: ImageFeature, shape: tuple[int, ...], folder: Path) -> Pictures:
+def _cached(cells: ImageColumn, feature: ImageFeature, shape: tuple[int, ...], folder: Path) -> Pictures:
     """The images from a file that holds them decoded, which is written first where it is not there, or not of these images."""
     digest = hashlib.sha256(feature.model_dump_json(exclude={"mean", "deviation", "on_damaged"}).encode())
     for start in range(0, len(cells), PIECE):

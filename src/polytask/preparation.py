@@ -13,16 +13,18 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from polytask.batch import Dataset, Inputs
+from polytask.batch import Dataset, Inputs, Stored
 from polytask.cells import ColumnKind
 from polytask.columns import InputCodec, check_cells, kinds_of_first, names_images, names_rows
 from polytask.encoder import Encoder
 from polytask.errors import CellsError, PolytaskError, are, counted, did_you_mean, listed, rows_named
 from polytask.fitted import FittedTask
-from polytask.given import seen_labels, with_joint_labels
+from polytask.given import with_joint_labels
+from polytask.images import ImageFeature
 from polytask.input_sets import InputSet
+from polytask.labeling import label_column_of, read_labels, stored_images, weights_of
 from polytask.leaks import column_notes, find_leaks
-from polytask.loading import Loaded, Read, joined, load_source, read_images, row_names, stacked, told_kinds
+from polytask.loading import Loaded, Read, load_source, read_images, row_names, stacked, told_kinds
 from polytask.reading import check_reads
 from polytask.recipe import Recipe
 from polytask.splitting import FREE, TEST, TRAIN, VALIDATION, assign, assign_fold
@@ -74,14 +76,15 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     """
     notes: list[str] = []
     origin = _origin(recipe, notes)
-    loaded = [load_source(source, recipe.kinds_of(source)) for source in recipe.sources]
+    maps = [task.label_column for task in recipe.tasks if task.spatial in ("codes", "numbers")]
+    loaded = [load_source(source, recipe.kinds_of(source), maps) for source in recipe.sources]
     _attach_tasks(recipe, loaded)
     _choose_inputs(recipe, loaded, origin, notes)
-    _read_labels(recipe, loaded, notes)
     groups: dict[tuple[str, ...], list[Loaded]] = {}
     for item in loaded:
         groups.setdefault(item.inputs, []).append(item)
     images = {names: read_images(recipe, names, group, origin, notes) for names, group in groups.items()}
+    read_labels(recipe, loaded, images, notes)
     for item in loaded:
         _split(recipe, item, fold)
     ordered = [item for group in groups.values() for item in group]
@@ -89,7 +92,8 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
     sets, inputs = zip(
         *(_input_set(recipe, names, group, origin, images[names], notes) for names, group in groups.items()), strict=True
     )
-    labels = {task.name: _label_column(task, ordered).filter(pa.array(parts == TRAIN)) for task in recipe.tasks}
+    labels = {task.name: label_column_of(task, ordered).filter(pa.array(parts == TRAIN)) for task in recipe.tasks}
+    shown = {task.name: stored_images(task, sets, inputs) for task in recipe.tasks if task.spatial == "image"}
     known = {} if origin is None else origin.codecs(recipe.tasks, recipe.head, labels, notes)
     if origin is not None:
         origin = origin.going_on(labels, known, notes)
@@ -98,14 +102,18 @@ def prepare(recipe: Recipe, fold: tuple[int, int] | None = None) -> Prepared:
         inputs = (*inputs, *({} for _ in sets[len(inputs) :]))
     with rows_named(row_names(ordered)):
         tasks = tuple(
-            _fitted(recipe, t, ordered, parts == TRAIN, labels[t.name], known.get(t.name), notes) for t in recipe.tasks
+            _fitted(recipe, t, ordered, parts == TRAIN, labels[t.name], known.get(t.name), shown.get(t.name), notes)
+            for t in recipe.tasks
         )
-        targets, present, weights = {}, {}, {}
+        targets: dict[str, torch.Tensor | Stored] = {}
+        present, weights = {}, {}
         for fitted in tasks:
             name = fitted.task.name
-            targets[name], present[name] = fitted.task.encode(_label_column(fitted.task, ordered), fitted.codec)
+            targets[name], present[name] = fitted.task.encode(label_column_of(fitted.task, ordered), fitted.codec)
+            if name in shown:
+                targets[name] = shown[name][1]
             if fitted.task.weight_column is not None:
-                weights[name] = fitted.scaled_weights(_row_weights(fitted.task, ordered))
+                weights[name] = fitted.scaled_weights(weights_of(fitted.task, ordered))
     source_of = np.repeat(np.arange(len(ordered)), [len(item.parts) for item in ordered])
     sources = {item.source.label: torch.from_numpy(source_of == index) for index, item in enumerate(ordered)}
     everything = Dataset(tuple(inputs), targets, present, sources=sources, weights=weights)
@@ -161,19 +169,6 @@ def with_tasks(prepared: Prepared, recipe: Recipe) -> Prepared:
     return replace(prepared, tasks=tuple(replace(fitted, task=tasks[fitted.task.name]) for fitted in prepared.tasks))
 
 
-def label_array(task: Task, table: pa.Table) -> pa.Array:
-    """A task's labels of a table, in one chunk; null where the row does not count.
-
-    Raises:
-        PolytaskError: One of them cannot be read.
-    """
-    labels = task.labels_of(table)
-    if task.weight_column is not None:
-        labels = pc.if_else(pa.array((task.weights_of(table) > 0).numpy()), labels, None)
-    task.check_labels(labels)
-    return labels
-
-
 def _attach_tasks(recipe: Recipe, loaded: Sequence[Loaded]) -> None:
     """A task belongs to the source it names, else to every source that has its column."""
     for task in recipe.tasks:
@@ -218,25 +213,9 @@ def _choose_inputs(recipe: Recipe, loaded: Sequence[Loaded], origin: Origin | No
             raise PolytaskError("no input columns are left", where=f"source {item.source.label!r}", mend=mend)
 
 
-def _read_labels(recipe: Recipe, loaded: Sequence[Loaded], notes: list[str]) -> None:
-    for item in loaded:
-        with rows_named(row_names([item])):
-            item.labels = {task.name: label_array(task, item.table) for task in item.tasks}
-    if all(task.seen_where is None for task in recipe.tasks):
-        return
-    with rows_named(row_names(loaded)):
-        labels, told = seen_labels({task.name: _label_column(task, loaded) for task in recipe.tasks}, recipe.tasks)
-    notes += told
-    start = 0
-    for item in loaded:
-        given = [task.name for task in item.tasks if task.seen_where is not None]
-        item.labels |= {name: labels[name].slice(start, len(item.table)) for name in given}
-        start += len(item.table)
-
-
 def _barred(recipe: Recipe, item: Loaded) -> dict[str, str]:
     """The columns of a source that are no inputs, and why."""
-    labels = {column: task.name for task in item.tasks for column in task.own_columns}
+    labels = {column: task.name for task in item.tasks for column in task.barred_columns}
     there, wanted = item.table.column_names, item.source.inputs or ()
     for name in wanted:
         where = f"source {item.source.label!r}, inputs"
@@ -258,7 +237,7 @@ def _split(recipe: Recipe, item: Loaded, fold: tuple[int, int] | None) -> None:
         if name is not None and name not in there:
             where = f"split.{role}, source {item.source.label!r}"
             raise PolytaskError(f"no column {name!r}", where=where, mend=did_you_mean(name, there))
-    names = [task.name for task in recipe.tasks]
+    names = [task.name for task in recipe.tasks if task.spatial is None]
     chosen: Sequence[str] = split.stratify if isinstance(split.stratify, tuple) else names if split.stratify else ()
     for name in chosen:
         if name not in names:
@@ -306,7 +285,8 @@ def _input_set(
             ]
         encoded = codec.encode(table, {name: pictures for name, (_, pictures) in images.items()})
     labels = {task.name for item in group for task in item.tasks}
-    known = {task.name: _label_column(task, group).filter(marks) for task in recipe.tasks if task.name in labels}
+    whole = [task for task in recipe.tasks if task.name in labels and task.spatial is None]
+    known = {task.name: label_column_of(task, group).filter(marks) for task in whole}
     notes += map(str, find_leaks(training, [name for name in codec.names if name not in images], known))
     return InputSet(codec=codec, sources={i.source.label: tuple(t.name for t in i.tasks) for i in group}), encoded
 
@@ -318,9 +298,10 @@ def _fitted(
     rows: NDArray[np.bool_],
     training: pa.Array,
     codec: Codec | None,
+    image: tuple[ImageFeature, Stored] | None,
     notes: list[str],
 ) -> FittedTask:
-    """A task with what it learns from the labels of the training ``rows``."""
+    """A task with what it learns from the labels of the training ``rows``; ``image`` is what it is about, of all rows."""
     if training.null_count == len(training):
         where = f"task {task.name!r}, column {listed(task.label_columns)!r}"
         if recipe.unlabeled == "error":
@@ -329,7 +310,9 @@ def _fitted(
         notes.append(f"task {task.name!r} has no label in the training rows: its head stays untrained")
     positions = np.flatnonzero(rows)
     with rows_named(lambda row: int(positions[row])):
-        return FittedTask.fit(task, training, None if task.weight_column is None else _row_weights(task, loaded)[rows], codec)
+        weights = None if task.weight_column is None else weights_of(task, loaded)[rows]
+        seen = None if image is None else (image[0], replace(image[1], rows=image[1].rows[torch.from_numpy(rows)]))
+        return FittedTask.fit(task, training, weights, codec, seen)
 
 
 def _with_joint_losses(tasks: Sequence[FittedTask], training: Dataset) -> tuple[FittedTask, ...]:
@@ -346,16 +329,6 @@ def _with_joint_losses(tasks: Sequence[FittedTask], training: Dataset) -> tuple[
             fitted.with_joint(joint.targets[name][rows], None if weights is None else weights[rows]) if given else fitted
         )
     return tuple(found)
-
-
-def _label_column(task: Task, loaded: Sequence[Loaded]) -> pa.Array:
-    """A task's labels over all rows; null in the rows of other sources."""
-    return joined([item.labels.get(task.name, pa.nulls(len(item.table))) for item in loaded])
-
-
-def _row_weights(task: Task, loaded: Sequence[Loaded]) -> torch.Tensor:
-    """A task's weights over all rows; 0 in the rows of other sources."""
-    return torch.cat([task.weights_of(i.table) if task in i.tasks else torch.zeros(len(i.table)).double() for i in loaded])
 
 
 def _strata(column: pa.Array, free: NDArray[np.bool_]) -> NDArray[np.int64]:

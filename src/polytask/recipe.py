@@ -127,6 +127,7 @@ class Recipe(Settings):
             if task.source is not None and task.source not in sources:
                 mend = did_you_mean(task.source, sources)
                 raise PolytaskError(f"no source {task.source!r}", where=f"task {task.name!r}", mend=mend)
+            self.encoder.check_task(task)
         begun = self.warm_start
         check_reads(
             self.tasks, self.sharing, others=begun is not None and begun.freeze != "nothing"

@@ -26,8 +26,9 @@ from polytask.fitting import score
 from polytask.given import seen_labels
 from polytask.gradients.conflict import Agreement
 from polytask.input_sets import input_set_of
+from polytask.labeling import labels_of_rows
 from polytask.pictures import located
-from polytask.preparation import Prepared, label_array, prepare
+from polytask.preparation import Prepared, prepare
 from polytask.reading import given_of, with_read
 from polytask.recipe import Recipe
 from polytask.run_folder import (
@@ -163,7 +164,7 @@ class Run:
         chosen = self._like(given, source)
         index = input_set_of(self.bundle.manifest.inputs, table, chosen)
         with rows_named(partial(_row_of, given, 0)):
-            rows = self.bundle.dataset(table, index, self._labels(table, chosen))
+            rows = self.bundle.dataset(table, index, self._labels(table, index, chosen))
         return score(self.bundle, rows, self.recipe.seed)
 
     def compare(
@@ -350,8 +351,10 @@ class Run:
 
     def _located(self, given: Source, table: pa.Table) -> pa.Table:
         """The rows with the paths of images where they lie."""
-        features = [feature for part in self.bundle.manifest.inputs for feature in part.codec.image_features]
-        return located(table, [feature.column for feature in features], given.folder_of("main"))
+        names = [feature.column for part in self.bundle.manifest.inputs for feature in part.codec.image_features]
+        tasks = [fitted.task for fitted in self.bundle.tasks.values()]
+        maps = [task.label_column for task in tasks if task.spatial in ("codes", "numbers")]
+        return located(table, list(dict.fromkeys([*names, *maps])), given.folder_of("main"))
 
     def _needed(self) -> set[str]:
         return {name for part in self.bundle.manifest.inputs for name in part.codec.names}
@@ -362,7 +365,7 @@ class Run:
             raise PolytaskError(f"no source {source!r} in this run", mend=did_you_mean(source, labels))
         return source or (given.label if given.label in labels else None)
 
-    def _labels(self, table: pa.Table, source: str | None) -> dict[str, pa.Array]:
+    def _labels(self, table: pa.Table, index: int, source: str | None) -> dict[str, pa.Array]:
         tasks = [fitted.task for fitted in self.bundle.tasks.values()]
         if source is not None:
             mine = {name for part in self.bundle.manifest.inputs for name in part.sources.get(source, ())}
@@ -383,7 +386,8 @@ class Run:
             if len(names) > 1 and len({task.source for task in there if task.name in names}) > 1:
                 what = f"column {column!r} could label the tasks {listed(map(repr, names))}"
                 raise PolytaskError(what, where="evaluate", mend="Say which source the rows are like (--source).")
-        labels = {task.name: label_array(task, table) for task in there}
+        form = next(iter(self.bundle.manifest.inputs[index].codec.image_features), None)
+        labels = labels_of_rows(there, table, form)
         return seen_labels(labels, there, {name: fitted.codec for name, fitted in self.bundle.tasks.items()})[0]
 
 

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from polytask.errors import PolytaskError, did_you_mean
 
-View = Literal["value", "label", "probability", "quantiles"]
+View = Literal["value", "label", "probability", "quantiles", "statistics"]
 LOWER_IS_BETTER = ("_error", "_loss", "_deviance")
 
 
@@ -26,7 +26,8 @@ class Scorer:
             ``[N]``, or left out where rows count alike.
         higher_is_better: Whether more is better.
         reads: Which view of the prediction it compares with the target: "value" [N] in the column's units, "label" (int64 class
-            codes [N]), "probability" ([N] of the second of two classes, else [N, K]) or "quantiles" ([N, Q], increasing).
+            codes [N]), "probability" ([N] of the second of two classes, else [N, K]), "quantiles" ([N, Q], increasing), or
+            "statistics" (sums over the pixels of each row, [N, n]; the target then says nothing more).
         is_ratio: Whether a change in percent means something. It does not where zero is what a constant scores, as for R2:
             from 0.01 to 0.02 is no gain of 100 %.
     """

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from polytask.component import Component
 from polytask.errors import PolytaskError, counted, did_you_mean, listed
+from polytask.maps import arrays_of
 
 HELD_OUT = ("validation", "test")
 PIECE_ROWS = 1 << 16
@@ -203,20 +204,51 @@ def like(original: object, table: pa.Table) -> Any:
         {'price': array([1.5, 2.5])}
     """
     if isinstance(original, np.ndarray | Mapping):
-        return {name: table[name].to_numpy() for name in table.column_names}
+        return {name: _as_array(table[name]) for name in table.column_names}
     frame = _narwhals_frame(original)
     if frame is None:
         return table
     library = frame.implementation
     if not (library.is_pandas_like() or library.is_polars() or library.is_pyarrow()):
         return table
-    answer = nw.from_arrow(table, backend=library)
+    answer = nw.from_arrow(_nested(table) if library.is_polars() else table, backend=library)
     if isinstance(frame, nw.LazyFrame):
         return answer.lazy().to_native()
     native = answer.to_native()
-    if library.is_pandas_like() and len(frame) == len(answer):
-        native.index = frame.to_native().index
+    if library.is_pandas_like():
+        for name in table.column_names:
+            if isinstance(table[name].type, pa.FixedShapeTensorType):  # else its cells have lost their shape
+                native[name] = list(_as_array(table[name]))
+        if len(frame) == len(answer):
+            native.index = frame.to_native().index
     return native
+
+
+def _as_array(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
+    """A column as an array, ``[N, ...]`` where its cells are arrays; of objects where some of these are missing."""
+    if not isinstance(column.type, pa.FixedShapeTensorType):
+        return cast("np.ndarray[Any, Any]", column.to_numpy())
+    whole = column.combine_chunks()
+    arrays = arrays_of(whole)
+    if not whole.null_count:
+        return arrays
+    cells = np.empty(len(arrays), object)
+    for row, there in enumerate(whole.is_valid().to_pylist()):
+        cells[row] = arrays[row] if there else None
+    return cells
+
+
+def _nested(table: pa.Table) -> pa.Table:
+    """The table with cells that are arrays as lists of lists, of fixed sizes."""
+    for place, name in enumerate(table.column_names):
+        kind = table[name].type
+        if isinstance(kind, pa.FixedShapeTensorType):
+            nested = kind.value_type
+            for side in reversed(kind.shape):
+                nested = pa.list_(nested, side)
+            cells = [array if array is None else array.tolist() for array in _as_array(table[name])]
+            table = table.set_column(place, name, pa.array(cells, nested))
+    return table
 
 
 def as_table(value: object) -> pa.Table:
@@ -370,7 +402,8 @@ def _update_digest(digest: hashlib._Hash, column: pa.ChunkedArray) -> None:
         digest.update(pc.fill_null(column, pa.scalar(0).cast(column.type)).to_numpy().tobytes())
     elif isinstance(column.type, pa.FixedShapeTensorType):
         for chunk in column.chunks:
-            digest.update(memoryview(chunk.to_numpy_ndarray()))
+            known = chunk.drop_null() if chunk.null_count else chunk
+            digest.update(memoryview(known.to_numpy_ndarray()))
     elif pa.types.is_timestamp(column.type):
         digest.update(pc.fill_null(column.cast(pa.int64()), 0).to_numpy().tobytes())
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +18,11 @@ from polytask.answers import AnswerColumn, read_answers
 from polytask.component import Component, Settings
 from polytask.errors import CellsError, PolytaskError, are, did_you_mean, listed
 from polytask.head import Head
+from polytask.images import ImageFeature
 from polytask.reading import DependsOn
 from polytask.scorer import Scorer, user_scorer
 
+NO_LABEL = 255  # a pixel of a target of codes that has none
 MEND_NUMBERS = "Mend them, or say which text means missing; classes need a task such as multiclass."
 
 
@@ -28,7 +30,9 @@ class Codec(Settings):
     """What a task learned from its training labels; plain values, written to the manifest.
 
     Attributes:
-        width: How many numbers the task reads from its head.
+        width: How many numbers the task reads from its head, or at every place of a map.
+        space: The extents of that map; empty for a task of the whole row.
+        image: The input image that the task is about, where it is about one.
         classes: The classes in order, as the values found in the column; empty where the target is a number.
         labels: The labels in order, where a row may have several.
         transform: Done to a numeric label first; "standardize": nothing, "log1p": a logarithm, "quantile": normal scores.
@@ -51,6 +55,8 @@ class Codec(Settings):
     """
 
     width: int = 1
+    space: tuple[int, ...] = ()
+    image: ImageFeature | None = None
     classes: tuple[bool | int | float | str, ...] = ()
     labels: tuple[str, ...] = ()
     transform: str = "standardize"
@@ -95,6 +101,13 @@ class Task(Component, family="tasks"):
 
     Class attributes:
         says_yes: Whether a target 1 means yes, so that another task may be given it.
+        couples_rows: Whether the loss of a row depends on which others are in the batch.
+        has_constant: Whether there is a best constant; else the loss is scaled by that of the untrained network.
+        spatial: What a task with an answer at every pixel has as target: "codes", uint8 ``[B, H, W]`` with NO_LABEL where there
+            is none; "numbers", float32 ``[B, H, W]`` with NaN where there is none; "image", the input image itself, uint8
+            ``[B, C, H, W]``. None for a task of the whole row.
+        usual_head: The kind of head that the task takes where it has none of its own, unless the recipe's is of this kind; None
+            for the recipe's.
     """
 
     default_metrics: ClassVar[tuple[str, ...]] = ()
@@ -103,6 +116,8 @@ class Task(Component, family="tasks"):
     has_constant: ClassVar[bool] = True
     tunes_on_training: ClassVar[bool] = False
     says_yes: ClassVar[bool] = False
+    spatial: ClassVar[Literal["codes", "numbers", "image"] | None] = None
+    usual_head: ClassVar[str | None] = None
 
     name: str = Field(min_length=1)
     column: str | None = None
@@ -148,13 +163,26 @@ class Task(Component, family="tasks"):
     @property
     def place(self) -> str:
         """What messages call this task's labels."""
+        if not self.label_columns:
+            return f"task {self.name!r}"
         columns = "column" if len(self.label_columns) == 1 else "columns"
         return f"task {self.name!r}, {columns} {listed(map(repr, self.label_columns))}"
 
+    def head_among(self, usual: Head) -> Head:
+        """The head that the task takes in a recipe with this one."""
+        if self.head is not None:
+            return self.head
+        return usual if self.usual_head in (None, usual.kind) else Head.coerce(self.usual_head)
+
     @property
     def own_columns(self) -> tuple[str, ...]:
-        """The columns that say something of this task's labels, and so are no inputs."""
+        """The columns that say something of this task's labels."""
         return (*self.label_columns, *((self.weight_column,) if self.weight_column is not None else ()))
+
+    @property
+    def barred_columns(self) -> tuple[str, ...]:
+        """Those of its own columns that are no inputs."""
+        return self.own_columns
 
     @property
     def seen_where(self) -> str | None:
@@ -256,11 +284,18 @@ class Task(Component, family="tasks"):
         """The columns that ``predict`` writes, by default those of ``answer_columns``."""
         return read_answers(self.answer_columns(codec), {name: view.numpy() for name, view in views.items()}, probabilities)
 
+    def statistics(self, views: Mapping[str, Tensor], target: Tensor, codec: Codec) -> Float[Tensor, "B n"]:
+        """For a task that is ``spatial``: what its metrics need to know of each row, as sums over its pixels, float64.
+
+        So predictions of many pixels need not be kept, and rows can be resampled.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def scorers(self, codec: Codec) -> dict[str, Scorer]:
         """All metrics this task knows, by name."""
 
-    def best_constant(self, target: Tensor, codec: Codec, weights: Float[Tensor, " N"]) -> Float[Tensor, " width"]:
+    def best_constant(self, target: Any, codec: Codec, weights: Float[Tensor, " N"]) -> Float[Tensor, " width"]:
         """The output that minimizes the task's own loss when it is the same for every row, with rows weighed by ``weights``.
 
         Where ``searches_constant`` it is near the minimum, and improved by descent.
@@ -275,6 +310,10 @@ class Task(Component, family="tasks"):
     def row_weights(self, target: Tensor, codec: Codec) -> Float[Tensor, " B"] | None:
         """What the loss of each row is multiplied by for its label; None where all count alike."""
         return None
+
+    def on_scale(self, target: Tensor, codec: Codec) -> Tensor:
+        """Targets as the loss takes them, where these are not kept so."""
+        return target
 
     def weighted_losses(self, output: Tensor, target: Tensor, codec: Codec) -> Tensor:
         """The task's own loss of each row ``[B]``, weighed for its label."""
@@ -294,7 +333,7 @@ class Task(Component, family="tasks"):
 
     def constant_views(self, codec: Codec, n_rows: int) -> dict[str, Tensor]:
         """What the best constant prediction says of ``n_rows`` rows."""
-        return self.views(self.estimate(torch.tensor(codec.start).expand(n_rows, -1)), codec)
+        return self.views(self.estimate(constant_output(codec, n_rows)), codec)
 
     @property
     def tunes(self) -> bool:
@@ -327,6 +366,12 @@ class Task(Component, family="tasks"):
                 scorer = user_scorer(metric, known)
                 chosen[scorer.name] = scorer
         return chosen
+
+
+def constant_output(codec: Codec, n_rows: int) -> Tensor:
+    """The output that predicts the best constant for so many rows, ``[n_rows, width, *space]``, without a copy for each."""
+    start = torch.tensor(codec.start)
+    return start.view(1, -1, *(1 for _ in codec.space)).expand(n_rows, -1, *codec.space)
 
 
 def numbers(

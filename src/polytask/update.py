@@ -81,7 +81,6 @@ class Updater:
         self.conflicts = Conflicts(self.parameters)
         self.norms = GradientNorms(model.layers, self.parameters)
         self.step, self.looked = 0, -1
-        self.n_trained, self.surveyed = len(self.parameters), -1  # now, and when it was last seen what each task reaches
         self.dropped: dict[str, int] = {}
         self.begin(0)
 
@@ -90,7 +89,6 @@ class Updater:
         self.balance.epoch = epoch
         for parameter, pace in self.paces.items():
             parameter.requires_grad_(pace.at(epoch) > 0)
-        self.n_trained = sum(parameter.requires_grad for parameter in self.parameters)
 
     def __call__(self, pieces: Sequence[Batch], rate: float) -> Losses:
         """One update from a batch that goes through the network in pieces; the losses of the tasks that had a part in it."""
@@ -109,7 +107,6 @@ class Updater:
             if self.balance.balancer.observes:
                 self._observe(pieces)
         self.step += 1
-        self.surveyed = self.n_trained
         return losses
 
     @contextmanager
@@ -157,7 +154,7 @@ class Updater:
         shares = self._shares(pieces)
         if not shares:
             return {}, True
-        if self.surveyed != self.n_trained:
+        if self.step == 0:
             self._survey(pieces[0])
         self.optimizer.zero_grad(set_to_none=True)
         try:
@@ -226,10 +223,13 @@ class Updater:
         return {task: [gradient if owner == task else None for owner, gradient in pairs] for task in losses}
 
     def _survey(self, piece: Batch) -> None:
-        """Let a balancer of gradients know what each task reaches, whatever labels the first batches have."""
+        """Let a balancer of gradients know what each task reaches, whatever has labels first, and is frozen."""
         if self.balance.balancer.engines:
+            for parameter in self.paces:
+                parameter.requires_grad_(True)
             self.model.eval()
             self.balance.survey(self.model.learned(piece.inputs))
+            self.begin(self.balance.epoch)
             self.model.train()
 
     def _observe(self, pieces: Sequence[Batch]) -> None:
@@ -287,7 +287,6 @@ class Updater:
             "conflicts": self.conflicts.state_dict(),
             "norms": self.norms.found,
             "step": self.step,
-            "surveyed": self.surveyed,
             "dropped": self.dropped,
         }
 
@@ -305,7 +304,7 @@ class Updater:
         self.balance.load_state_dict(on_device(saved["balance"], self.device))
         self.conflicts.load_state_dict(saved["conflicts"])
         self.norms.found = saved["norms"]
-        self.step, self.surveyed, self.dropped = saved["step"], saved["surveyed"], dict(saved["dropped"])
+        self.step, self.dropped = saved["step"], dict(saved["dropped"])
 
 
 def on_device(value: Any, device: torch.device) -> Any:

@@ -200,8 +200,8 @@ class Origin:
 
     def _strange(self, task: Task, head: Head, before: FittedTask, labels: pa.Array) -> str:
         """Why a task cannot go on with its codec and head; empty where it can."""
-        own = _own_settings(task) | {"head": (task.head or head).to_dict()}
-        old = _own_settings(before.task) | {"head": (before.task.head or self.bundle.manifest.head).to_dict()}
+        own = _own_settings(task) | {"head": task.head_among(head).to_dict()}
+        old = _own_settings(before.task) | {"head": before.task.head_among(self.bundle.manifest.head).to_dict()}
         if changed := _differing(own, old):
             name, one, two = changed
             return f"its {name} is {one!r}, but {two!r} in the earlier run"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import numpy as np
 from torch import nn
 
 from polytask.batch import FeatureSpec
 from polytask.component import Component
+from polytask.maps import tensors
+from polytask.task import Task
 from tests.conftest import ROOT
 
 C = TypeVar("C", bound=Component)
@@ -38,6 +41,7 @@ FIELDS: dict[tuple[str, str], dict[str, object]] = {
     ("encoders", "pretrained"): {"model": "none", "config": TINY_RESNET, "rate": 1.0},
     ("encoders", "external"): {"name": "Tanh", "module": nn.Sequential(nn.Linear(7, 5), nn.Tanh())},
     ("sharings", "tree"): {"branches": {0: [["price", "late"], ["in no. of $"]]}},
+    ("heads", "upsampling"): {"width": 4},
     ("heads", "external"): {"name": "Linear", "module": nn.Linear(5, 3)},
 }
 
@@ -45,6 +49,8 @@ SPECS = {
     "vectors": (FeatureSpec("vector", 6), FeatureSpec("vector", 5)),
     "sequences": (FeatureSpec("sequence", 6), FeatureSpec("sequence", 5)),
     "maps": (FeatureSpec("map", 6, (4, 4)), FeatureSpec("map", 5, (2, 2))),
+    "maps and a vector": (FeatureSpec("map", 6, (4, 5)), FeatureSpec("map", 4, (2, 3)), FeatureSpec("vector", 5)),
+    "places in sequence": (FeatureSpec("sequence", 6, grid=(2, 3)), FeatureSpec("sequence", 5, grid=(2, 3))),
 }
 
 LABELS = {
@@ -55,6 +61,21 @@ LABELS = {
     "booleans": (True, False, None, True),
     "text": ("no", "yes", None, "yes", "yes"),
 }
+
+
+# Labels at every pixel: of the first row's pixels one has none, and the second row has none at all.
+_draw, _missing = np.random.default_rng(0), np.arange(9) == 1
+_numbers = _draw.normal(3, 1, (9, 3, 4)).clip(0.5).astype(np.float32)
+_numbers[0, 0, 0] = np.nan
+_codes = _draw.choice(np.array([-1, 0, 2, 7], np.int16), (9, 3, 4), p=[0.1, 0.5, 0.3, 0.1])
+ARRAYS = {"codes": tensors(_codes, _missing), "numbers": tensors(_numbers, _missing)}
+
+
+def labels_for(task: Task) -> Any:
+    """Labels that fit a task."""
+    if task.spatial in ARRAYS:
+        return ARRAYS[task.spatial]
+    return [None if missing else True for missing in _missing] if task.spatial == "image" else LABELS["bits"]
 
 
 def example(family: type[C], kind: str) -> C:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from polytask.columns import InputCodec
 from polytask.encoder import Encoder, Part, TrunkPlan, set_key
 from polytask.encoders.external import External
 from polytask.errors import PolytaskError
-from polytask.head import Head, starting_at
+from polytask.head import Head, OutputSpec, starting_at
 from polytask.heads.external import External as ExternalHead
 from polytask.heads.linear import Linear
 from polytask.sharing import SharedTrunk, Sharing, StageOutputs
@@ -205,9 +206,7 @@ class MeanOfAll(nn.Module):
 
 
 def head(build: Any) -> Head:
-    return type(
-        "Broken", (Head,), {"__module__": __name__, "build": lambda self, specs, width, start: build(specs, width, start)}
-    )()
+    return type("Broken", (Head,), {"__module__": __name__, "build": lambda self, specs, output: build(specs, output)})()
 
 
 def test_check_head_finds_what_breaks_its_contract() -> None:
@@ -215,15 +214,15 @@ def test_check_head_finds_what_breaks_its_contract() -> None:
     for module, words in ((Centered(5, 1), "a row's output depends on the other rows"), (Idle(5, 1), "no output depends on")):
         assert words in complaint(check_head, ExternalHead(name="Broken", module=module), _given_vectors(), [1])
 
-    def pooling_all(specs: Sequence[FeatureSpec], width: int, start: Tensor) -> nn.Module:
-        module = MeanOfAll(specs[-1].width, width)
-        starting_at(module.linear, start)
+    def pooling_all(specs: Sequence[FeatureSpec], output: OutputSpec) -> nn.Module:
+        module = MeanOfAll(specs[-1].width, output.width)
+        starting_at(module.linear, output.start)
         return module
 
     assert "padding changes the output" in complaint(check_head, head(pooling_all), sequences)
-    far = head(lambda specs, width, start: Linear().build(specs, width, torch.zeros_like(start)))
+    far = head(lambda specs, output: Linear().build(specs, replace(output, start=torch.zeros_like(output.start))))
     assert "it does not begin near start" in complaint(check_head, far)
-    wide = head(lambda specs, width, start: Linear().build(specs, width + 1, torch.zeros(width + 1)))
+    wide = head(lambda specs, output: Linear().build(specs, OutputSpec(output.width + 1, torch.zeros(output.width + 1))))
     assert "the output is not of shape (6, 1). Found: (6, 2)" in complaint(check_head, wide)
 
 

@@ -45,7 +45,8 @@ def named(task: Task) -> str:
 
 
 def test_every_kind_is_here() -> None:
-    ours = {kind for kind in Task.kinds() if Task.find(kind).__module__.startswith("polytask.")}
+    found = [Task.find(kind) for kind in Task.kinds()]  # those of pixels are tried by check_task
+    ours = {task.kind for task in found if task.__module__.startswith("polytask.") and task.spatial is None}
     assert {task.kind for task in TASKS} == ours
 
 

@@ -93,7 +93,7 @@ class Known(nn.Module):
 
 
 class Embed(Known):
-    """Pixels ``[B, C, H, W]`` to a sequence ``[B, L, D]`` or a map ``[B, D, h, w]``.
+    """Pixels ``[B, C, H, W]`` to a map ``[B, D, h, w]``, or to a sequence ``[B, L, D]`` of patches, then other tokens.
 
     Args:
         backbone: The network.
@@ -114,7 +114,9 @@ class Embed(Known):
         x = pixels
         for index, layer in enumerate(self.layers):
             x = first(layer(x, **({} if index else self.options)))
-        return x.mT.unflatten(2, self.grid) if self.windowed else x
+        if self.windowed:
+            return x.mT.unflatten(2, self.grid)
+        return x.roll(-_n_others(x, self.grid), 1) if x.ndim == 3 else x
 
     def spec_of(self, pixels: Tensor) -> FeatureSpec:
         """What it makes of such pixels."""
@@ -138,12 +140,13 @@ class Stage(Known):
 
     def forward(self, features: Features) -> Features:
         x, mask = features
-        x = _flat(x) if self.windowed else x
+        n = _n_others(x, self.spec.grid) if self.spec.kind == "sequence" else 0
+        x = _flat(x) if self.windowed else x.roll(n, 1) if n else x
         for layer, options in zip(self.layers, self.options, strict=True):
             x = first(layer(x, **options))
         for module in self.after:
             x = module(x)
-        return Features(x.mT.unflatten(2, self.spec.space) if self.windowed else x, mask)
+        return Features(x.mT.unflatten(2, self.spec.space) if self.windowed else x.roll(-n, 1) if n else x, mask)
 
 
 class Prepared(nn.Module):
@@ -219,6 +222,7 @@ def differs(backbone: Backbone, embed: Embed, stages: Sequence[Stage], pixels: T
         for stage in stages:
             features = stage(features)
         mine = _flat(features.tensor) if embed.windowed else features.tensor
+        mine = mine.roll(_n_others(mine, embed.grid), 1) if mine.ndim == 3 and not embed.windowed else mine
         theirs = network(pixel_values=pixels, **asked_of(network, **embed.options)).last_hidden_state
     return math.inf if mine.shape != theirs.shape else float((mine - theirs).abs().max() / theirs.abs().max().clamp(min=1e-12))
 
@@ -232,6 +236,11 @@ def _patch(backbone: Backbone) -> tuple[int, ...] | None:
     """Height and width of a patch, where images are cut into such."""
     size = getattr(backbone.network.config, "patch_size", None)
     return (size, size) if isinstance(size, int) else None if size is None else tuple(size)
+
+
+def _n_others(x: Float[Tensor, "B L D"], grid: tuple[int, ...]) -> int:
+    """How many tokens are no patches: transformers puts them first, here they are last."""
+    return x.shape[1] - math.prod(grid)
 
 
 def _flat(x: Float[Tensor, "B D h w"]) -> Float[Tensor, "B L D"]:

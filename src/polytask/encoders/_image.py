@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -18,8 +17,7 @@ from polytask.encoder import Encoder, Part
 from polytask.encoders._table import ColumnVectors
 from polytask.errors import PolytaskError, listed
 from polytask.images import ImageFeature
-
-GROUPS = 8
+from polytask.layers import group_norm
 
 
 class ImageEncoder(Encoder, abstract=True):
@@ -122,15 +120,6 @@ class Layers(nn.Module):
 
     def forward(self, features: Features) -> Features:
         return Features(self.layers(features.tensor))
-
-
-def group_norm(width: int) -> nn.GroupNorm:
-    """Normalization of each image by itself, in groups of channels.
-
-    A row's features then depend on no other row: pieces of a step, several processes and per-task gradients give what one
-    batch gives, where batch normalization would not.
-    """
-    return nn.GroupNorm(math.gcd(width, GROUPS), width)
 
 
 def convolution(n_in: int, n_out: int, kernel: int = 3) -> nn.Sequential:

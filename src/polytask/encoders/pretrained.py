@@ -30,7 +30,7 @@ class Pretrained(ImageEncoder):
 
     Convolutional networks (resnet, convnext, regnet, mobilenet_v2, efficientnet, ...) and swin give maps, and have the stages
     of their papers: their own, or runs of layers with as many channels. Others (vit, deit, beit, dinov2, the images' part of
-    clip and siglip, ...) give a sequence, the class token and others first, then the patches row by row, and have ``parts``
+    clip and siglip, ...) give a sequence, the patches row by row, then the class token and others, and have ``parts``
     stages of layers; heads read the mean over all of it. The last stage gives what transformers calls ``last_hidden_state``.
 
     Pixels are scaled as the model's preprocessor_config.json says, else by the training images. ``images.size`` of a recipe

@@ -11,7 +11,8 @@ from torch import nn
 from polytask.batch import Features, FeatureSpec
 from polytask.columns import InputCodec
 from polytask.encoder import Part
-from polytask.encoders._image import ImageEncoder, MapStem, group_norm, halved
+from polytask.encoders._image import ImageEncoder, MapStem, halved
+from polytask.layers import group_norm
 
 SMALL = 64
 

@@ -53,7 +53,8 @@ class ViT(ImageEncoder):
     def stem(self, codec: InputCodec) -> Part:
         space = self.space(codec)
         patch = self.patch or max(SMALLEST, -(-max(space) // PATCHES))
-        return Part(FeatureSpec("sequence", self.width), lambda: TokenStem(codec, self.width, space, patch))
+        grid = tuple(-(-side // patch) for side in space)
+        return Part(FeatureSpec("sequence", self.width, grid=grid), lambda: TokenStem(codec, self.width, space, patch))
 
     def stages(self, spec: FeatureSpec) -> list[Part]:
         return [Part(spec, partial(Block, self, last=index == self.depth - 1)) for index in range(self.depth)]

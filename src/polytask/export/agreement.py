@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from polytask.bundle import Bundle, views_of
+from polytask.bundle import Bundle, asked_for, views_of
 from polytask.cells import CategoryFeature, ColumnKind
 from polytask.columns import InputCodec
 from polytask.errors import PolytaskError
@@ -128,7 +128,7 @@ def _compare(exported: ExportedModel, bundle: Bundle, index: int, table: pa.Tabl
 
 def _views(bundle: Bundle, index: int, table: pa.Table, tasks: Sequence[str]) -> dict[str, NDArray[Any]]:
     data = bundle.dataset(table, index)
-    views = views_of(bundle.tasks, tasks, lambda asked: outputs_on(bundle.model, data, asked))
+    views = views_of(bundle.tasks, outputs_on(bundle.model, data, asked_for(bundle.tasks, tasks)))
     return {f"{task}:{name}": view.numpy() for task, each in views.items() for name, view in each.items()}
 
 
@@ -171,9 +171,9 @@ def _near_tie(
     """Where two labels are equally probable but for the tolerance, or a probability is at its threshold."""
     if probability is None:
         return np.zeros(right.shape, bool)
-    if probability.ndim == 2 and right.ndim == 1:
-        rows = np.arange(len(right))
-        return np.asarray(np.abs(probability[rows, output] - probability[rows, right]) <= 2 * TOLERANCE)
+    if probability.ndim == right.ndim + 1:
+        ours, theirs = (np.take_along_axis(probability, codes[:, None], 1) for codes in (output, right))
+        return np.asarray(np.abs(ours - theirs) <= 2 * TOLERANCE).squeeze(1)
     return np.asarray(np.abs(probability - np.array(thresholds)) <= TOLERANCE)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from polytask.bundle import Bundle, views_of
+from polytask.bundle import Bundle, asked_for, views_of
 from polytask.errors import PolytaskError, listed, one_line
 from polytask.export.metadata import Graph
 from polytask.model import Snapshots
@@ -45,7 +45,8 @@ class Answers(nn.Module):
         given = dict(zip(self.graph.inputs, tensors, strict=True))
         given |= {name: tensors[0].new_zeros((tensors[0].shape[0], 0), dtype=dtype) for name, dtype in self.empty.items()}
         inputs = [given if i == self.index else {} for i in range(self.n_sets)]
-        views = views_of(self.network.tasks, self.tasks, lambda asked: self.network(inputs, asked))
+        tasks = self.network.tasks
+        views = views_of(tasks, self.network(inputs, asked_for(tasks, self.tasks)))
         return tuple(views[task][view] for task, view in self.outputs)
 
 
@@ -73,7 +74,7 @@ def refusal(bundle: Bundle, by: str, error: Exception) -> PolytaskError:
     parts: dict[str, list[Any]] = {
         "encoder": [network.encoder for network in networks],
         "sharing": [network.sharing for network in networks],
-        "head": [fitted.task.head or bundle.manifest.head for fitted in bundle.tasks.values()],
+        "head": [fitted.task.head_among(bundle.manifest.head) for fitted in bundle.tasks.values()],
     }
     kinds = ", ".join(f"{name} {listed(dict.fromkeys(part.kind for part in each))}" for name, each in parts.items())
     found = f"{type(error).__name__}: {one_line(error)[:300]}"

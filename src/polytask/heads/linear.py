@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from polytask.batch import FeatureSpec
-from polytask.head import Head, PooledHead, output_layer
+from polytask.head import Head, OutputSpec, PooledHead, output_layer
 
 
 class Linear(Head):
@@ -17,5 +16,5 @@ class Linear(Head):
 
     knows_members: ClassVar[bool] = True
 
-    def build(self, specs: Sequence[FeatureSpec], width: int, start: Float[Tensor, " width"]) -> nn.Module:
-        return PooledHead(specs[-1], output_layer(specs[-1].width, width, start, specs[-1].members))
+    def build(self, specs: Sequence[FeatureSpec], output: OutputSpec) -> nn.Module:
+        return PooledHead(specs[-1], output_layer(specs[-1].width, output, specs[-1].members))

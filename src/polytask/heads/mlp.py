@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from polytask.batch import FeatureSpec
-from polytask.head import Head, PooledHead, output_layer
+from polytask.head import Head, OutputSpec, PooledHead, output_layer
 
 
 class MLP(Head):
@@ -27,11 +26,11 @@ class MLP(Head):
     hidden: tuple[int, ...] = Field(default=(64,), min_length=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
-    def build(self, specs: Sequence[FeatureSpec], width: int, start: Float[Tensor, " width"]) -> nn.Module:
+    def build(self, specs: Sequence[FeatureSpec], output: OutputSpec) -> nn.Module:
         layers: list[nn.Module] = []
         n_in = specs[-1].width
         for n_hidden in self.hidden:
             layers += [nn.Linear(n_in, n_hidden), nn.ReLU(), nn.Dropout(self.dropout)]
             n_in = n_hidden
-        last = output_layer(n_in, width, start, specs[-1].members)
+        last = output_layer(n_in, output, specs[-1].members)
         return PooledHead(specs[-1], nn.Sequential(*layers, last), hidden=len(layers), state_width=n_in)

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pydantic import model_validator
 
 from polytask.errors import PolytaskError, listed
+from polytask.maps import tensors
 from polytask.source import HELD_OUT, as_table
 from polytask.sources._memory import MemorySource
 
@@ -17,8 +18,9 @@ from polytask.sources._memory import MemorySource
 class Arrays(MemorySource):
     """NumPy arrays: inputs x of shape [N, D], or images, and a mapping of names to targets of shape [N].
 
-    Images are [N, height, width] or [N, height, width, channels]: bytes, booleans, whole numbers from 0 to 255, or fractions
-    from 0 to 1. Images beside numbers go into a ``Frame``, as a mapping of names to arrays.
+    Targets of tasks with a label at every pixel are [N, height, width], of any numbers. Images are [N, height, width] or
+    [N, height, width, channels]: bytes, booleans, whole numbers from 0 to 255, or fractions from 0 to 1. Images beside numbers
+    go into a ``Frame``, as a mapping of names to arrays.
 
     Attributes:
         names: The D names of the inputs' columns, x0, x1, ... by default; of images the one name, "image" by default.
@@ -63,4 +65,12 @@ def _table(pair: tuple[Any, Mapping[str, Any]], given: tuple[str, ...] | None, p
         raise PolytaskError(
             f"names occur more than once: {listed(twice)}", where="arrays", mend="Give each column its own name."
         )
-    return as_table({**dict(zip(names, columns, strict=True)), **targets})
+    maps = {name: np.asarray(target) for name, target in targets.items() if np.ndim(target) > 2}
+    whole = {name: target for name, target in targets.items() if name not in maps}
+    table = as_table({**dict(zip(names, columns, strict=True)), **whole})
+    for name, target in maps.items():
+        if len(target) != len(table):
+            found = f"{name!r} has {len(target)} rows, x has {len(table)}"
+            raise PolytaskError("columns of different lengths", found=found, mend="Give each row of x one label.")
+        table = table.append_column(name, tensors(target))
+    return table

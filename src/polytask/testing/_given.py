@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -85,8 +86,10 @@ def random_features(spec: FeatureSpec, n_rows: int, seed: int = 0) -> Features:
         return Features(torch.randn(n_rows, spec.width, generator=generator))
     if spec.kind == "map":
         return Features(torch.randn(n_rows, spec.width, *(spec.space or (4, 4)), generator=generator))
-    (length,) = spec.space or (5,)
+    (length,) = spec.space or (math.prod(spec.grid) if spec.grid else 5,)
     lengths = torch.arange(n_rows) % length + 1
+    if spec.grid:  # the places of a map are all there
+        lengths = torch.full((n_rows,), length)
     mask = torch.arange(length) < lengths.unsqueeze(1)
     return Features(torch.randn(n_rows, length, spec.width, generator=generator), mask)
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from polytask.batch import Features, FeatureSpec
-from polytask.head import Head
+from polytask.head import Head, OutputSpec
 from polytask.seeding import seeded
 from polytask.testing._given import check_gradients, check_spec, close, demand, place, random_features, same_values
 
 VECTORS = (FeatureSpec("vector", 6), FeatureSpec("vector", 5))
 N_ROWS = 6
 NEAR = 3.0
+SPACE = (7, 9)
 MEMBERS = 3
 
 
@@ -49,14 +50,14 @@ def check_head(head: Head, specs: Sequence[FeatureSpec] = VECTORS, widths: Seque
 def _check_width(head: Head, specs: Sequence[FeatureSpec], width: int, where: str) -> None:
     start = 50.0 * (-1.0) ** torch.arange(width)
     features = tuple(random_features(spec, N_ROWS, seed) for seed, spec in enumerate(specs))
-    modules = [_built(head, specs, width, start, seed) for seed in (0, 0, 1)]
+    modules = [_built(head, specs, start, seed) for seed in (0, 0, 1)]
     module, twin, other = modules
     demand(same_values(module.state_dict(), twin.state_dict()), where, "one seed gives two sets of initial weights")
     shared = {p.data_ptr() for p in module.parameters() if p.numel()} & {p.data_ptr() for p in other.parameters()}
     demand(not shared, where, "two heads share a parameter", mend="Make new parameters in build.")
     for rows in (slice(None), slice(0, 1)):
         output = module(_cut(features, rows))
-        shape = (len(features[0].tensor[rows]), width)
+        shape = (len(features[0].tensor[rows]), width, *_space(head))
         demand(output.shape == shape, where, f"the output is not of shape {shape}", found=tuple(output.shape))
         demand(torch.isfinite(output).all(), where, "the output is not finite")
     check_gradients([module(features)], module, where)
@@ -72,7 +73,7 @@ def _check_width(head: Head, specs: Sequence[FeatureSpec], width: int, where: st
             mend="Use the mask, as `pooled` does.",
         )
         _check_state(module, features, output, where)
-        far = float((output - start).abs().max())
+        far = float((output - _spread(start, head)).abs().max())
         mend = "Set the bias of the last layer, as `starting_at` does."
         demand(
             far < NEAR or getattr(head, "placeholder", False),
@@ -89,7 +90,7 @@ def _check_width(head: Head, specs: Sequence[FeatureSpec], width: int, where: st
 
 def _check_members(head: Head, specs: Sequence[FeatureSpec], width: int, where: str) -> None:
     start = 50.0 * (-1.0) ** torch.arange(width)
-    module = _built(head, [replace(spec, members=MEMBERS) for spec in specs], width, start, 0)
+    module = _built(head, [replace(spec, members=MEMBERS) for spec in specs], start, 0)
     single = [random_features(spec, N_ROWS, seed) for seed, spec in enumerate(specs)]
     alike = tuple(Features(f.tensor.unsqueeze(1).repeat_interleave(MEMBERS, 1), f.mask) for f in single)
     output = module(alike)
@@ -119,9 +120,19 @@ def _check_state(module: nn.Module, features: tuple[Features, ...], output: Tens
         demand(state.shape == shape, where, f"its state is not of shape {shape}", found=tuple(state.shape))
 
 
-def _built(head: Head, specs: Sequence[FeatureSpec], width: int, start: Tensor, seed: int) -> nn.Module:
+def _built(head: Head, specs: Sequence[FeatureSpec], start: Tensor, seed: int) -> nn.Module:
     with seeded(seed):
-        return head.build(specs, width, start)
+        return head.build(specs, OutputSpec(len(start), start, _space(head)))
+
+
+def _space(head: Head) -> tuple[int, ...]:
+    """The extents of what a head is asked for: no multiples of those of its features."""
+    return SPACE if head.dense else ()
+
+
+def _spread(start: Tensor, head: Head) -> Tensor:
+    """What the head begins near, at every place."""
+    return start.view(-1, *(1 for _ in _space(head)))
 
 
 def _cut(features: Sequence[Features], rows: slice) -> tuple[Features, ...]:

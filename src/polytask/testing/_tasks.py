@@ -10,16 +10,18 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from polytask.batch import Stored
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
-from polytask.task import Codec, Task
+from polytask.images import ImageFeature
+from polytask.task import Codec, Task, constant_output
 from polytask.testing._given import check_spec, close, demand, place
 
 LABELS = (0, 1, 1, None, 0, 1, 1, 0, 1, None, 1, 0)
 MEMBERS = 3
 
 
-def check_task(task: Task, labels: Sequence[object] = LABELS) -> None:
+def check_task(task: Task, labels: Sequence[object] | pa.Array = LABELS) -> None:
     """Whether a task keeps its contract.
 
     Spec and codec come back from JSON. Missing labels are marked as such, change nothing that is learned, and have a valid
@@ -31,7 +33,8 @@ def check_task(task: Task, labels: Sequence[object] = LABELS) -> None:
 
     Args:
         task: The task.
-        labels: Example labels, with None for a missing one; zeros and ones if not given.
+        labels: Example labels, with None for a missing one; zeros and ones if not given. For a task with a label at every pixel
+            arrays, as ``polytask.maps.tensors`` makes them; for one whose target is the input image which rows have one.
 
     Raises:
         ContractError: It does not; the message says where.
@@ -42,18 +45,19 @@ def check_task(task: Task, labels: Sequence[object] = LABELS) -> None:
     """
     where = place(task)
     check_spec(task)
-    column = pa.array(labels)
-    fitted = FittedTask.fit(task, column)
+    column = labels if isinstance(labels, pa.Array) else pa.array(labels)
+    image = _images(len(column)) if task.spatial == "image" else None
+    fitted = FittedTask.fit(task, column, image=image)
     codec = fitted.codec
     read = Codec(**json.loads(codec.model_dump_json()))
     demand(read == codec, where, "the codec does not come back from JSON", found=f"{read} for {codec}")
     demand(len(codec.start) == codec.width, where, f"start has not {codec.width} numbers, the width", found=codec.start)
-    demand(FittedTask.fit(task, column.drop_null()).codec == codec, where, "missing labels change what is learned")
+    known, seen = column.drop_null(), None if image is None else (image[0], _known(image[1], column))
+    demand(FittedTask.fit(task, known, image=seen).codec == codec, where, "missing labels change what is learned")
     target, present = task.encode(column, codec)
-    _check_target(column, target, present, where)
+    _check_target(task, column, target, present, where)
     _check_without_labels(task, column.type, where)
-    known = column.drop_null()
-    target, _ = task.encode(known, codec)
+    target = task.encode(known, codec)[0] if seen is None else seen[1].index_select(0, torch.arange(len(known)))
     _check_losses(fitted, target, where)
     _check_constant(fitted, target, where)
     _check_members(fitted, target, where)
@@ -61,7 +65,18 @@ def check_task(task: Task, labels: Sequence[object] = LABELS) -> None:
     _check_tuning(fitted, known, target, where)
 
 
-def _check_target(column: pa.Array, target: Tensor, present: Tensor, where: str) -> None:
+def _images(n_rows: int) -> tuple[ImageFeature, Stored]:
+    """Images of 3 x 4 pixels in color."""
+    form = ImageFeature(column="photo", channels=3, height=3, width=4, mean=(90.0, 120.0, 150.0), deviation=(60.0, 70.0, 80.0))
+    pixels = torch.randint(0, 256, (n_rows, *form.shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return form, Stored(pixels, torch.arange(n_rows))
+
+
+def _known(images: Stored, column: pa.Array) -> Stored:
+    return replace(images, rows=images.rows[torch.tensor(column.is_valid().to_pylist())])
+
+
+def _check_target(task: Task, column: pa.Array, target: Tensor, present: Tensor, where: str) -> None:
     demand(len(target) == len(column), where, "not one target per row", found=f"{len(target)} for {len(column)} rows")
     demand(
         present.dtype == torch.bool and present.shape == (len(column),), where, "encode's mask is not bool [N]", found=present
@@ -69,13 +84,9 @@ def _check_target(column: pa.Array, target: Tensor, present: Tensor, where: str)
     demand(
         present.tolist() == column.is_valid().to_pylist(), where, "the mask is not where the labels are", found=present.tolist()
     )
-    demand(
-        torch.isfinite(target).all(),
-        where,
-        "a target is not finite",
-        found=target.tolist(),
-        mend="Put any valid value where labels miss.",
-    )
+    if task.spatial != "numbers":  # of which NaN is no label
+        mend = "Put any valid value where labels miss."
+        demand(torch.isfinite(target).all(), where, "a target is not finite", found=target.tolist(), mend=mend)
 
 
 def _check_without_labels(task: Task, kind: pa.DataType, where: str) -> None:
@@ -86,20 +97,21 @@ def _check_without_labels(task: Task, kind: pa.DataType, where: str) -> None:
             continue
         target, present = task.encode(empty, fitted.codec)
         demand(not present.any(), where, "a column without labels has some", found=present.tolist())
-        demand(
-            torch.isfinite(target).all(), where, "a target is not finite where a column has no labels", found=target.tolist()
-        )
+        finite = bool(torch.isfinite(target).all()) or task.spatial == "numbers"
+        demand(finite, where, "a target is not finite where a column has no labels", found=target.tolist())
 
 
 def _check_losses(fitted: FittedTask, target: Tensor, where: str) -> None:
-    shape = tuple(fitted.task.row_losses(_outputs(fitted, len(target)), target).shape)
+    learned = fitted.task.on_scale(target, fitted.codec)
+    shape = tuple(fitted.task.row_losses(_outputs(fitted, len(target)), learned).shape)
     demand(shape == (len(target),), where, "row_losses does not give one loss per row", found=shape, mend="Take no mean.")
     for scale in (1.0, 30.0):
         output = (scale * _outputs(fitted, len(target))).requires_grad_()
         before = target.clone()
         losses = fitted.losses(output, target)
         demand(torch.isfinite(losses).all(), where, f"losses are not finite for outputs about {scale:g}", found=losses.tolist())
-        demand(torch.equal(before, target), where, "row_losses changed the targets")
+        same = torch.allclose(before.double(), target.double(), rtol=0, atol=0, equal_nan=True)
+        demand(same, where, "row_losses changed the targets")
         (gradient,) = torch.autograd.grad(losses.sum(), output)
         demand(
             torch.isfinite(gradient).all(),
@@ -183,13 +195,13 @@ def _check_answers(fitted: FittedTask, labels: pa.Array, target: Tensor, where: 
             found=column,
         )
     if codec.classes:
-        answers, known = set(columns[task.name].to_pylist()), set(labels.to_pylist())
+        answers, known = _values(columns[task.name]), _values(labels)
         demand(answers <= known, where, "answers are not among the labels", found=f"{answers} of {known}")
     _check_truth(fitted, labels, target, views, where)
     scorers = task.scorers(codec)
     lacking = set(task.default_metrics) - scorers.keys()
     demand(scorers and not lacking, where, "it does not know its own metrics", found=sorted(lacking))
-    truth = task.truth(target, codec)
+    views, truth = fitted.judged(_outputs(fitted, n_rows), target)
     for name, scorer in scorers.items():
         demand(
             scorer.reads in views,
@@ -221,6 +233,8 @@ def _check_tuning(fitted: FittedTask, labels: pa.Array, target: Tensor, where: s
 
 def _check_truth(fitted: FittedTask, labels: pa.Array, target: Tensor, views: dict[str, Tensor], where: str) -> None:
     """Metrics compare with the labels themselves."""
+    if fitted.task.spatial is not None:
+        return
     truth = fitted.task.truth(target, fitted.codec)
     if fitted.codec.classes:
         found = [fitted.codec.classes[int(code)] for code in truth]
@@ -236,8 +250,16 @@ def _check_truth(fitted: FittedTask, labels: pa.Array, target: Tensor, views: di
 
 
 def _outputs(fitted: FittedTask, n_rows: int, seed: int = 0) -> Tensor:
-    return torch.randn(n_rows, fitted.codec.width, generator=torch.Generator().manual_seed(seed))
+    shape = (n_rows, fitted.codec.width, *fitted.codec.space)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _mean_loss(fitted: FittedTask, constant: Tensor, target: Tensor) -> float:
-    return float(fitted.losses(constant.expand(len(target), -1), target).double().mean())
+    codec = fitted.codec.model_copy(update={"start": tuple(constant.tolist())})
+    return float(fitted.losses(constant_output(codec, len(target)), target).double().mean())
+
+
+def _values(column: pa.Array) -> set[object]:
+    """The distinct values of a column, or of all its arrays."""
+    nested = isinstance(column.type, pa.FixedShapeTensorType)
+    return set(column.storage.flatten().to_pylist() if nested else column.to_pylist())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from polytask.balancer import LossBalancer, Signals, State
 from polytask.batch import FeatureSpec
-from polytask.head import Head, PooledHead, starting_at
+from polytask.head import Head, OutputSpec, PooledHead, starting_at
 
 
 class InverseLoss(LossBalancer):
@@ -25,6 +25,6 @@ class InverseLoss(LossBalancer):
 class NormedLinear(Head):
     """A layer norm, then a linear layer, on the pooled features of the last stage."""
 
-    def build(self, specs: Sequence[FeatureSpec], width: int, start: Tensor) -> nn.Module:
-        layers = [nn.LayerNorm(specs[-1].width), starting_at(nn.Linear(specs[-1].width, width), start)]
+    def build(self, specs: Sequence[FeatureSpec], output: OutputSpec) -> nn.Module:
+        layers = [nn.LayerNorm(specs[-1].width), starting_at(nn.Linear(specs[-1].width, output.width), output.start)]
         return PooledHead(specs[-1], nn.Sequential(*layers))

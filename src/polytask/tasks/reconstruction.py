@@ -1,0 +1,120 @@
+"""The input image again, of what the network kept of it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from polytask.answers import AnswerColumn
+from polytask.batch import Stored
+from polytask.scorer import Scorer
+from polytask.task import Codec
+from polytask.tasks._dense import DenseTask, dense_scorer
+
+PIECE = 4096  # images whose bytes are counted at once
+
+
+class Reconstruction(DenseTask):
+    """An input image, as it went in: every row with an image teaches it, labels or not.
+
+    Its column is that of an image among the inputs, which it stays. The loss of a row is the mean over pixels and channels of
+    the error of brightness less the training mean of the channel, divided by its deviation.
+
+    Metrics: ``rmse`` and ``mae`` of brightness from 0 to 1, over all pixels of all rows; ``psnr``, -20 log10 of the former, in
+    decibels.
+
+    Answers are arrays of bytes ``[H, W]``, or ``[H, W, 3]`` of colors.
+    """
+
+    spatial: ClassVar[Literal["codes", "numbers", "image"] | None] = "image"
+    losses: ClassVar[tuple[str, ...]] = ("mse", "l1")
+    default_metrics: ClassVar[tuple[str, ...]] = ("rmse", "psnr")
+
+    @property
+    def barred_columns(self) -> tuple[str, ...]:
+        return () if self.weight_column is None else (self.weight_column,)
+
+    def labels_of(self, table: pa.Table) -> pa.Array:
+        """True in every row with an image."""
+        there = table.column(self.label_column).is_valid().to_numpy()
+        return pa.array(np.ones(len(table), np.bool_), mask=~there)
+
+    def fit_target(self, column: pa.Array) -> Codec:
+        return Codec(space=(1, 1), dtype="uint8")
+
+    def encode(self, column: pa.Array, codec: Codec) -> tuple[Tensor, Bool[Tensor, " N"]]:
+        """Which rows have an image; the images themselves are those of the inputs."""
+        present = torch.from_numpy(column.is_valid().to_numpy(zero_copy_only=False).copy())
+        return torch.zeros((len(column), codec.width, *codec.space), dtype=torch.uint8), present
+
+    def best_constant(self, target: Stored, codec: Codec, weights: Float[Tensor, " N"]) -> Float[Tensor, " width"]:
+        if self.loss != "l1":
+            counts = self._counts(target, weights)
+            mean = (counts * torch.arange(256)).sum(1) / counts.sum(1)
+            return self._learned(mean.view(1, -1, 1, 1), codec).flatten()
+        counts = self._counts(target, weights).cumsum(1)
+        median = torch.stack([torch.searchsorted(each, each[-1:] / 2) for each in counts])
+        return self._learned(median.view(1, -1, 1, 1), codec).flatten()
+
+    def _counts(self, target: Stored, weights: Tensor) -> Tensor:
+        """How many pixels have each brightness, per channel ``[C, 256]``."""
+        counts = torch.zeros(target.array.shape[1], 256, dtype=torch.float64)
+        for rows in torch.arange(len(target)).split(PIECE):
+            pixels = target.index_select(0, rows).flatten(2)
+            each = weights[rows].double().view(-1, 1).expand(-1, pixels.shape[2]).flatten()
+            for channel in range(len(counts)):
+                counts[channel] += torch.bincount(pixels[:, channel].flatten(), each, minlength=256)
+        return counts
+
+    def _learned(self, pixels: Tensor, codec: Codec) -> Tensor:
+        """Brightness on the scale of the loss."""
+        assert codec.image is not None
+        mean, deviation = (
+            torch.tensor(each, device=pixels.device).view(-1, 1, 1) for each in (codec.image.mean, codec.image.deviation)
+        )
+        return (pixels - mean) / deviation
+
+    def on_scale(self, target: UInt8[Tensor, "B C H W"], codec: Codec) -> Float[Tensor, "B C H W"]:
+        return self._learned(target, codec)
+
+    def row_losses(self, output: Float[Tensor, "B C H W"], target: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
+        apart = (output - target).flatten(1)
+        return (apart.abs() if self.loss == "l1" else apart.square()).mean(1)
+
+    def estimate(self, output: Float[Tensor, "B C H W"]) -> Tensor:
+        return output
+
+    def merged(self, outputs: Float[Tensor, "B members C H W"]) -> Float[Tensor, "B C H W"]:
+        return outputs.mean(1)
+
+    def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
+        """Brightness from 0 to 255, with the channels last where there are three."""
+        assert codec.image is not None
+        mean, deviation = (
+            torch.tensor(each, device=estimate.device).view(-1, 1, 1) for each in (codec.image.mean, codec.image.deviation)
+        )
+        pixels = (estimate * deviation + mean).clamp(0, 255)
+        return {"value": pixels.squeeze(1) if pixels.shape[1] == 1 else pixels.movedim(1, -1)}
+
+    def statistics(self, views: Any, target: Tensor, codec: Codec) -> Float[Tensor, "B n"]:
+        """Of each row the mean square and the mean size of the error of brightness from 0 to 1, and 1."""
+        value = views["value"]
+        apart = (value.view(target.shape) if value.ndim == 3 else value.movedim(-1, 1)).double() - target.double()
+        each = apart.flatten(1) / 255
+        return torch.stack([each.square().mean(1), each.abs().mean(1), torch.ones(len(each), dtype=torch.float64)], 1)
+
+    def answer_columns(self, codec: Codec) -> tuple[AnswerColumn, ...]:
+        return (AnswerColumn(name=self.name, view="value", rounded=True),)
+
+    def scorers(self, codec: Codec) -> dict[str, Scorer]:
+        found = [
+            dense_scorer("rmse", lambda sums: (sums[0] / sums[2]).sqrt(), False),
+            dense_scorer("mae", lambda sums: sums[1] / sums[2], False),
+            dense_scorer("psnr", lambda sums: -10 * (sums[0] / sums[2]).log10(), True, is_ratio=False),
+        ]
+        return {scorer.name: scorer for scorer in found}
