@@ -115,7 +115,8 @@ class Embed(Known):
         for index, layer in enumerate(self.layers):
             x = first(layer(x, **({} if index else self.options)))
         if self.windowed:
-            return x.mT.unflatten(2, self.grid)
+            places: Tensor = x.mT.unflatten(2, self.grid)
+            return places
         return x.roll(-_n_others(x, self.grid), 1) if x.ndim == 3 else x
 
     def spec_of(self, pixels: Tensor) -> FeatureSpec:
