@@ -14,13 +14,16 @@ import torch
 from torch import Tensor
 
 from polytask import PolytaskError, Recipe, fit, load
-from polytask.batch import Features
+from polytask.batch import Features, map_space
 from polytask.columns import InputCodec
 from polytask.encoder import TrunkPlan
 from polytask.encoders import _transformers
 from polytask.encoders._backbone import Prepared
 from polytask.encoders._transformers import LAYOUTS
 from polytask.encoders.pretrained import Pretrained
+from polytask.export.agreement import check_agreement
+from polytask.export.exporting import describe, write_networks
+from polytask.export.serving import ExportedModel
 from polytask.images import ImageFeature
 from polytask.sources.frame import Frame
 from tests.cli.command import done, mistake
@@ -302,6 +305,26 @@ def test_without_transformers_it_is_told_what_to_install(monkeypatch: pytest.Mon
         PolytaskError, match=r'needs the package transformers\. Install it: pip install "polytask\[pretrained\]"'
     ):
         Pretrained(model="x", config={"model_type": "vit", **TINY["vit"]}).stem(codec_of(32, 32)[0])
+
+
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+def test_patches_are_the_map_that_tasks_of_pixels_are_learned_from(kind: str) -> None:
+    task = {"kind": "reconstruction", "name": "again", "column": "scan"}
+    encoder = {"kind": "pretrained", "model": "x", "config": {"model_type": kind, **TINY[kind]}}
+    source = Frame({name: rows()[name] for name in ("scan", "beside")})
+    run = fit(Recipe(sources=[source], tasks=[task], trainer={**TRAINER, "epochs": 1}, encoder=encoder))
+    assert run.scores()["again"].scores["rmse"].value > 0
+    specs = [part.spec for part in run.recipe.encoder.stages(run.recipe.encoder.stem(run.bundle.manifest.inputs[0].codec).spec)]
+    assert all(map_space(spec) for spec in specs)
+
+
+def test_a_network_of_patches_of_another_size_is_exported(tmp_path: Path) -> None:
+    encoder = {"kind": "pretrained", "model": "x", "config": {"model_type": "vit", **TINY["vit"], "num_hidden_layers": 1}}
+    trainer = {**TRAINER, "epochs": 1, "best": "mean"}
+    source = Frame({name: rows()[name] for name in ("scan", "bright")})
+    run = fit(Recipe(sources=[source], tasks=TASKS[:1], encoder=encoder, images={"size": (16, 24)}, trainer=trainer))
+    write_networks(run.bundle, describe(run.bundle, [], "onnx", ["bright"]), tmp_path)
+    assert set(check_agreement(ExportedModel(tmp_path, threads=1), run.bundle, []).differences) == {"bright"}
 
 
 def test_color_is_not_read_by_a_network_of_grey(tmp_path: Path) -> None:
