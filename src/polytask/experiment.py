@@ -178,4 +178,5 @@ def _write_or_rescue(run: Run, place: Path) -> None:
 def anchored(recipe: Recipe) -> Recipe:
     """The same recipe with absolute paths: it means the same wherever its file lies."""
     sources, begun = tuple(source.anchored() for source in recipe.sources), recipe.warm_start
-    return recipe.model_copy(update={"sources": sources, "warm_start": begun and begun.anchored()})
+    update = {"sources": sources, "encoder": recipe.encoder.anchored(), "warm_start": begun and begun.anchored()}
+    return recipe.model_copy(update=update)

@@ -70,6 +70,9 @@ def train_bundle(
     every = [record.task for record in bundle.manifest.tasks]
     training = labeled_rows(with_joint_labels(prepared.training, every), names)
     assert isinstance(bundle.model, MultiTaskModel)  # no manifest of a recipe has snapshots
+    if recipe.trainer.scale_stages and recipe.encoder.brings_weights:
+        mend = "Leave it out."
+        raise PolytaskError(f"the encoder {recipe.encoder.kind} brings its weights", where="trainer.scale_stages", mend=mend)
     if recipe.trainer.scale_stages:
         scale_stages(bundle.model, training, seed)  # before weights of an earlier run take their place
     with frozen(bundle.model, () if origin is None else origin.begin(bundle)):
@@ -131,10 +134,12 @@ def untrained(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = 
     own = [TaskRecord(task=f.task, codec=f.codec) for f in _among(prepared.tasks, tasks)]
     names = [record.task.name for record in (*carried, *own)]
     recipe.sharing.check([*(record.task.name for record in carried), *(fitted.task.name for fitted in prepared.tasks)])
-    return Bundle.build(
+    origin = prepared.origin
+    encoder = recipe.encoder if origin is None else recipe.encoder.settled(origin.bundle.manifest.encoder)
+    bundle = Bundle.build(
         Manifest(
             polytask=polytask.__version__,
-            encoder=recipe.encoder,
+            encoder=encoder,
             sharing=recipe.sharing,
             head=recipe.head,
             seed=recipe.seed if seed is None else seed,
@@ -142,6 +147,8 @@ def untrained(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = 
             tasks=(*carried, *own),
         )
     )
+    # From now on it is built from what it holds: weights that its encoder brought are among its own.
+    return replace(bundle, manifest=bundle.manifest.model_copy(update={"encoder": encoder.settled()}))
 
 
 def augmenter_of(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = None, seed: int | None = None) -> Augmenter:

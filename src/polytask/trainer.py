@@ -183,8 +183,8 @@ class _Loop:
 
     def _pass(self, checkpoints: Checkpoints | None) -> None:
         """One pass over the training rows, or what is left of it."""
+        self.update.begin(self.epoch)
         self.model.train()
-        self.update.balance.epoch = self.epoch
         training = self._going_on(self.training)
 
         def cut(rows: Tensor) -> Batch:

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from polytask.balancer import Balancer
 from polytask.batch import Batch
+from polytask.encoder import Pace
 from polytask.gradients.balance import Balance
 from polytask.gradients.conflict import Conflicts
+from polytask.gradients.graph import gradients_where_trained
 from polytask.gradients.health import GradientNorms
 from polytask.gradients.passes import NotFiniteError, Part, Share
 from polytask.keeping import Average, Buffers
@@ -79,6 +81,7 @@ class Updater:
     ) -> None:
         self.model, self.settings = model, settings
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.paces = {parameter: pace for parameter, pace in model.paces().items() if parameter.requires_grad}
         self.device = self.parameters[0].device
         decay = settings.average
         self.groups = [
@@ -92,6 +95,13 @@ class Updater:
         self.norms = GradientNorms(model.layers, self.parameters)
         self.step, self.looked, self.n_pieces = 0, -1, settings.accumulate
         self.dropped: dict[str, int] = {}
+        self.begin(0)
+
+    def begin(self, epoch: int) -> None:
+        """Make ready for the steps of an epoch, from 0: what is frozen until later requires no gradient."""
+        self.balance.epoch = epoch
+        for parameter, pace in self.paces.items():
+            parameter.requires_grad_(pace.at(epoch) > 0)
 
     def in_pieces(self, rows: Int[Tensor, " B"], cut: Callable[[Tensor], Batch], rate: float) -> Losses:
         """One update from some rows; where that does not fit in memory it is done again in twice as many pieces, and so on.
@@ -119,8 +129,8 @@ class Updater:
         Raises:
             OutOfMemory: It does not fit.
         """
-        for options, owner in zip(self.optimizer.param_groups, self.owners, strict=True):
-            options["lr"] = rate * owner.factor
+        for options, (owner, pace) in zip(self.optimizer.param_groups, self.owners, strict=True):
+            options["lr"] = rate * owner.factor * pace.at(self.balance.epoch)
         self.buffers.keep()
         before = self.balance.state_dict()
         try:
@@ -166,13 +176,20 @@ class Updater:
         """The groups that are updated by the losses of some tasks."""
         return [group for group in self.groups if not set(tasks).isdisjoint(group.tasks)]
 
-    def _build_optimizer(self) -> tuple[torch.optim.Optimizer, list[Group]]:
-        """One optimizer for all, and whose each of its groups of parameters is: only where rates fall apart there are more."""
+    def _build_optimizer(self) -> tuple[torch.optim.Optimizer, list[tuple[Group, Pace]]]:
+        """One optimizer for all, and whose each of its groups of parameters is, and how it is paced.
+
+        Only where rates fall apart are there more than one.
+        """
         apart = self.settings.schedule == "plateau" and len(self.groups) > 1
-        parts = [group.parameters for group in self.groups] if apart else [self.parameters]
-        first, *others = built = [self.settings.optimizer.build(part, self.device) for part in parts]
-        owners = [owner for owner, one in zip(self.groups, built, strict=False) for _ in one.param_groups]
-        for options in [options for other in others for options in other.param_groups]:
+        parts: dict[tuple[int, Pace], list[nn.Parameter]] = {(0, Pace()): []}  # first, for its rate is told
+        for place, owned in enumerate([group.parameters for group in self.groups] if apart else [self.parameters]):
+            for parameter in owned:
+                parts.setdefault((place, self.paces.get(parameter, Pace())), []).append(parameter)
+        built = [(place, pace, self.settings.optimizer.build(own, self.device)) for (place, pace), own in parts.items() if own]
+        first = built[0][2]
+        owners = [(self.groups[place], pace) for place, pace, one in built for _ in one.param_groups]
+        for options in [options for _, _, other in built[1:] for options in other.param_groups]:
             first.add_param_group(options)
         return first, owners
 
@@ -244,16 +261,19 @@ class Updater:
         total = sum(losses.values())
         if not isinstance(total, Tensor) or not total.requires_grad:
             return {}
-        found = torch.autograd.grad(total, self.parameters, retain_graph=True, allow_unused=True)
+        found = gradients_where_trained(total, self.parameters)
         owners = {id(p): task for group in self.groups for task in group.tasks for p in group.parameters}
         pairs = [(owners[id(p)], gradient) for p, gradient in zip(self.parameters, found, strict=True)]
         return {task: [gradient if owner == task else None for owner, gradient in pairs] for task in losses}
 
     def _survey(self, piece: Batch) -> None:
-        """Let a balancer of gradients know what each task reaches, whatever labels the first batches have."""
+        """Let a balancer of gradients know what each task reaches, whatever has labels first, and is frozen."""
         if self.balance.balancer.engines:
+            for parameter in self.paces:
+                parameter.requires_grad_(True)
             self.model.eval()
             self.balance.survey(self.model.learned(piece.inputs))
+            self.begin(self.balance.epoch)
             self.model.train()
 
     def _observe(self, pieces: Sequence[Batch]) -> None:
@@ -289,7 +309,7 @@ class Updater:
         for share in self._shares(pieces):
             for task, loss in share(False).losses.items():
                 reached = [parameter for group in self._moved([task]) for parameter in group.parameters]
-                found = torch.autograd.grad(loss, reached, retain_graph=True, allow_unused=True)
+                found = gradients_where_trained(loss, reached)
                 norm = nn.utils.get_total_norm(filter(torch.is_tensor, found))
                 if not (math.isfinite(loss.detach()) and math.isfinite(norm)):
                     guilty[task] = None

@@ -74,12 +74,19 @@ class Inlets(nn.Module):
         codec: The inputs.
         width: D.
         build: The module for images of so many channels.
+        pixels: What makes numbers of an image's bytes.
     """
 
-    def __init__(self, codec: InputCodec, width: int, build: Callable[[int], nn.Module]) -> None:
+    def __init__(
+        self,
+        codec: InputCodec,
+        width: int,
+        build: Callable[[int], nn.Module],
+        pixels: Callable[[ImageFeature], nn.Module] = Pixels,
+    ) -> None:
         super().__init__()
         self.keys = [image.key for image in codec.image_features]
-        self.images = nn.ModuleList(nn.Sequential(Pixels(image), build(image.channels)) for image in codec.image_features)
+        self.images = nn.ModuleList(nn.Sequential(pixels(image), build(image.channels)) for image in codec.image_features)
         self.columns: nn.Module | None = None
         if codec.numbers or codec.cardinalities:
             vectors = ColumnVectors(codec)
