@@ -157,7 +157,9 @@ WORDS = ("--image", "photo", "--task", "bright", "--task", "level:regression", "
 
 
 def test_a_column_of_paths_on_the_command_line(photos: Path) -> None:
-    said = done("fit", "data/labels.csv", *WORDS, "--out", "run", "--set", "images.cache=kept")
+    changes = ("--set", "images.cache=kept", "--set", "augmentation={flip: 0.5, rotation: 10}")
+    said = done("fit", "data/labels.csv", *WORDS, "--out", "run", *changes, "--set", "tasks.bright.varies_with=[flip]")
+    assert "note: augmentation: flip is left out, for 'bright' varies with it" in said
     assert "note: 60 images of 'photo' of other sizes brought to 64 x 64 pixels, each side for itself" in " ".join(said.split())
     assert len(list((photos.parent / "kept").glob("*.npy"))) == 1
     answers = done("predict", "run", "data/new.csv")
@@ -165,6 +167,7 @@ def test_a_column_of_paths_on_the_command_line(photos: Path) -> None:
     assert "bright" in done("evaluate", "run", "data/labels.csv")
     drafted = done("init", "data/labels.csv", *WORDS)
     assert "  photo: image" in drafted
+    assert "\naugmentation:\n  flip: 0.0" in drafted
     Path("recipe.yaml").write_text(drafted, encoding="utf-8")
     assert done("fit", "recipe.yaml", "--out", "run2").count("level") > 1
     assert load("run2").recipe.encoder == load("run").recipe.encoder

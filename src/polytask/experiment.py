@@ -18,7 +18,7 @@ from polytask.bundle import n_parameters
 from polytask.checkpoint import STATE, Checkpoints
 from polytask.errors import PolytaskError, listed
 from polytask.evaluation.conflict import agreement_of, conflict_notes
-from polytask.fitting import score, train_bundle
+from polytask.fitting import augmenter_of, score, train_bundle
 from polytask.preparation import prepare
 from polytask.recipe import Recipe
 from polytask.run import Run, load
@@ -107,7 +107,13 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
         "best_epochs": {task: epoch.epoch for epoch in history for task in epoch.best},
         "data": fingerprints,
         "parts": dict(prepared.parts),
-        "notes": [*prepared.notes, *left_out(history), *gradient_notes(history), *conflicts],
+        "notes": [
+            *prepared.notes,
+            *augmenter_of(recipe, prepared).notes,
+            *left_out(history),
+            *gradient_notes(history),
+            *conflicts,
+        ],
     }
     if origin is not None:
         record["warm_start"] = {"run": str(origin.settings.run), "weights": origin.fingerprint}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import polytask
+from polytask.augmenting import Augmenter
 from polytask.batch import Dataset
 from polytask.bundle import Bundle
 from polytask.checkpoint import Checkpoints
@@ -57,13 +58,12 @@ def train_bundle(
             nothing to balance.
     """
     recipe.sharing.check_balancer(recipe.balancer)  # a copy of a recipe with another part is not checked as a recipe is
-    wanted, origin = _among(prepared.tasks, tasks), prepared.origin
-    if origin is not None:
-        wanted = [fitted for fitted in wanted if fitted.task.name not in origin.frozen_tasks]
+    wanted, origin = _trained(prepared, tasks), prepared.origin
     names = [fitted.task.name for fitted in wanted]
     for fitted in wanted:
         _held_out(fitted.task, prepared)  # said before training
     seed = recipe.seed if seed is None else seed
+    augmenter = augmenter_of(recipe, prepared, tasks, seed)
     bundle = untrained(recipe, prepared, tasks, seed)
     every = [record.task for record in bundle.manifest.tasks]
     training = labeled_rows(with_joint_labels(prepared.training, every), names)
@@ -80,6 +80,7 @@ def train_bundle(
             seed=seed,
             primary=[name for name in recipe.primary if name in names],
             mixing=recipe.mixing,
+            augmenter=augmenter,
             begun=() if origin is None else origin.begun(names),
             on_epoch=on_epoch,
             checkpoints=checkpoints,
@@ -111,6 +112,23 @@ def untrained(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = 
             tasks=(*carried, *own),
         )
     )
+
+
+def augmenter_of(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = None, seed: int | None = None) -> Augmenter:
+    """What augments the training batches of these tasks, None for all.
+
+    Raises:
+        PolytaskError: There is something to do, and no image.
+    """
+    trained = [fitted.task for fitted in _trained(prepared, tasks)]
+    codecs = [part.codec for part in prepared.inputs]
+    return Augmenter(recipe.augmentation, codecs, trained, recipe.seed if seed is None else seed)
+
+
+def _trained(prepared: Prepared, tasks: Sequence[str] | None) -> list[FittedTask]:
+    """Those of these tasks that are not frozen."""
+    frozen_tasks = () if prepared.origin is None else prepared.origin.frozen_tasks
+    return [fitted for fitted in _among(prepared.tasks, tasks) if fitted.task.name not in frozen_tasks]
 
 
 def _among(fitted: Sequence[FittedTask], tasks: Sequence[str] | None) -> list[FittedTask]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import Field, model_validator
 
+from polytask.augmentation import Augmentation
 from polytask.balancer import Balancer
 from polytask.cells import ColumnKind
 from polytask.component import FAMILY_MARK, Component, Settings
@@ -50,11 +51,12 @@ class Recipe(Settings):
         split: Which rows choose and which rows judge.
         columns: The kind of an input column, where the guess from its values is wrong, or it holds paths of images.
         images: How images are read: their size and color, and what to do with damaged ones.
+        augmentation: How the images of training rows are changed at random; not at all by default.
         drop: Columns that are not inputs.
         primary: The tasks whose validation losses choose the epochs, the others only help them to learn; empty for all.
         unlabeled: What to do where a task has no label in the training rows: stop with an error, or keep its untrained head.
         warm_start: The earlier run whose weights the training begins with; None for new ones.
-        seed: Of the split, the initial weights, dropout and the order of rows.
+        seed: Of the split, the initial weights, dropout, augmentation and the order of rows.
 
     Raises:
         PolytaskError: Two tasks or sources have the same name, a name does not exist, or there is nothing to balance.
@@ -78,6 +80,7 @@ class Recipe(Settings):
     split: Split = Split()
     columns: Mapping[str, ColumnKind] = Field(default_factory=dict)
     images: Images = Images()
+    augmentation: Augmentation = Augmentation()
     drop: tuple[str, ...] = ()
     primary: tuple[str, ...] = ()
     unlabeled: Literal["error", "keep"] = "error"

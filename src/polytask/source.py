@@ -16,7 +16,7 @@ from pydantic import Field
 
 from polytask.component import Component
 from polytask.errors import PolytaskError, counted, did_you_mean, listed
-from polytask.maps import arrays_of
+from polytask.maps import arrays_of, tensors
 
 HELD_OUT = ("validation", "test")
 PIECE_ROWS = 1 << 16
@@ -217,16 +217,32 @@ def like(original: object, table: pa.Table) -> Any:
     native = answer.to_native()
     if library.is_pandas_like():
         for name in table.column_names:
-            if isinstance(table[name].type, pa.FixedShapeTensorType):  # else its cells have lost their shape
+            if _holds_arrays(table[name]):  # else its cells have lost their shape
                 native[name] = list(_as_array(table[name]))
         if len(frame) == len(answer):
             native.index = frame.to_native().index
     return native
 
 
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """A table as a list of rows, in which cells that are arrays are NumPy's.
+
+    Example:
+        >>> rows_of(pa.table({"price": [1.5, 2.5]}))
+        [{'price': 1.5}, {'price': 2.5}]
+    """
+    arrays = {name: _as_array(table[name]) for name in table.column_names if _holds_arrays(table[name])}
+    rows = table.drop_columns(list(arrays)).to_pylist() if len(arrays) < table.num_columns else [{} for _ in range(len(table))]
+    return [{**row, **{name: cells[index] for name, cells in arrays.items()}} for index, row in enumerate(rows)]
+
+
+def _holds_arrays(column: pa.ChunkedArray) -> bool:
+    return isinstance(column.type, pa.FixedShapeTensorType)
+
+
 def _as_array(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
     """A column as an array, ``[N, ...]`` where its cells are arrays; of objects where some of these are missing."""
-    if not isinstance(column.type, pa.FixedShapeTensorType):
+    if not _holds_arrays(column):
         return cast("np.ndarray[Any, Any]", column.to_numpy())
     whole = column.combine_chunks()
     arrays = arrays_of(whole)
@@ -313,6 +329,8 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
     if types.is_large_string(kind) or types.is_string_view(kind):
         return column.cast(pa.string())
+    if types.is_fixed_size_list(kind) and types.is_fixed_size_list(kind.value_type):
+        return _tensors(column)
     if types.is_date(kind) or types.is_timestamp(kind):
         return column.cast(pa.timestamp("us"), safe=False)
     if types.is_time(kind) or types.is_duration(kind):
@@ -320,6 +338,23 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         whole = column.cast(pa.int32()) if kind in (pa.time32("s"), pa.time32("ms")) else column.cast(pa.int64())
         return pc.divide(whole.cast(pa.float64()), float(ticks))
     return column
+
+
+def _tensors(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Cells that are lists of lists, of fixed sizes, as arrays; others as they are."""
+    shape: list[int] = []
+    kind = column.type
+    while pa.types.is_fixed_size_list(kind):
+        shape, kind = [*shape, kind.list_size], kind.value_type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return column
+    flat = column.combine_chunks()
+    missing = flat.is_null().to_numpy(zero_copy_only=False)
+    flat = flat.fill_null(pa.scalar(np.zeros(shape).tolist(), flat.type)) if missing.any() else flat
+    for _ in shape:
+        flat = flat.flatten()
+    values = flat.to_numpy(zero_copy_only=False).reshape(len(column), *shape)
+    return pa.chunked_array([tensors(values, missing)])
 
 
 def _stacked(arrays: dict[str, np.ndarray[Any, Any]]) -> pa.Table:

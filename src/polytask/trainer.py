@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polytask.augmenting import Augmenter
 from polytask.balancer import Balancer
 from polytask.batch import Dataset
 from polytask.checkpoint import Checkpoints
@@ -52,6 +53,7 @@ def train(
     seed: int = 0,
     primary: Sequence[str] = (),
     mixing: Mixing | None = None,
+    augmenter: Augmenter | None = None,
     begun: Sequence[Chosen] = (),
     on_epoch: Callable[[Epoch], None] | None = None,
     checkpoints: Checkpoints | None = None,
@@ -67,6 +69,7 @@ def train(
         seed: Of the order of rows, and of what the balancer draws; dropout has the model's.
         primary: The tasks that choose the epoch; empty for all.
         mixing: The share of each source of rows in an epoch; None for that of its rows.
+        augmenter: What changes training batches; None leaves them.
         begun: The weights of an earlier training, each with the tasks that it answered; they stay where no epoch is better.
         on_epoch: Called after every epoch, and first for those done before it went on.
         checkpoints: Where the state is saved; what lies there is gone on from, bit for bit as if it had never stopped.
@@ -77,7 +80,8 @@ def train(
             or gradient is not; the other tasks' updates are those of a batch in which it has no label.)
     """
     with _deterministic(settings.deterministic), torch.random.fork_rng():
-        return _Loop(model, training, validation, settings, balancer, seed, primary, mixing).run(begun, on_epoch, checkpoints)
+        loop = _Loop(model, training, validation, settings, balancer, seed, primary, mixing, augmenter)
+        return loop.run(begun, on_epoch, checkpoints)
 
 
 class _Loop:
@@ -93,6 +97,7 @@ class _Loop:
         seed: int,
         primary: Sequence[str],
         mixing: Mixing | None = None,
+        augmenter: Augmenter | None = None,
     ) -> None:
         self.device = settings.chosen_device()
         self.model = model.to(self.device)
@@ -104,7 +109,7 @@ class _Loop:
         self.courses = self._courses(learning)
         self.batch_size = settings.rows_per_step(training.n_rows)
         self.update = Updater(model, settings, balancer, training.tasks, seed)
-        self.mixing = mixing or Mixing()
+        self.mixing, self.augmenter = mixing or Mixing(), augmenter
         self.sources = {name: mask.nonzero().squeeze(1) for name, mask in training.sources.items()}
         self.steps_per_epoch = math.ceil(training.n_rows / self.batch_size)
         self.n_epochs = settings.n_epochs(self.steps_per_epoch)
@@ -181,8 +186,10 @@ class _Loop:
         self.update.balance.epoch = self.epoch
         training = self._going_on(self.training)
         for rows in self._batches(self.epoch)[self.batch :]:
-            pieces = rows.to(self.device).chunk(self.settings.accumulate)
-            for task, loss in self.update([training.batch(piece) for piece in pieces], self._rate()).items():
+            pieces = [training.batch(piece) for piece in rows.to(self.device).chunk(self.settings.accumulate)]
+            if self.augmenter is not None:
+                pieces = [self.augmenter(piece, self.update.step) for piece in pieces]
+            for task, loss in self.update(pieces, self._rate()).items():
                 self.sums[task] = self.sums[task] + loss if task in self.sums else loss
                 self.counts[task] = self.counts.get(task, 0) + 1
             self.batch += 1
