@@ -152,8 +152,9 @@ class Heat:
     def wide(self) -> bool:
         """Whether it takes more place than a drawing, so that nothing can stand beside it."""
         names = PER_LETTER * min(16, max(map(len, self.rows), default=0))
-        across = [MIN_CELL if self.upright else max(MIN_CELL, PER_LETTER * len(name) + 12) for name in self.columns]
-        return names + sum(across) > NARROW
+        longest = [max((len(row[i].text) for row in self.cells), default=0) for i in range(len(self.columns))]
+        letters = longest if self.upright else list(map(max, longest, map(len, self.columns)))
+        return names + sum(max(MIN_CELL, PER_LETTER * n + 12) for n in letters) > NARROW
 
 
 @dataclass(frozen=True)

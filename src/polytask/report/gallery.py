@@ -56,13 +56,12 @@ def gallery(evidence: Evidence, judged: Judged, words: Words) -> Iterator[Block]
     names = {int(row): evidence.row_title(int(judged.index[row])) for row in rows}
     said = () if spatial is None else _said(evidence.run.bundle, judged, data)
     panels, legend, scales = _DRAWN[spatial](judged, images, *said)
-    what = "The image" if spatial is None else "The image, what is true, what was answered, and where the two differ"
     at = {int(row): place for place, row in enumerate(rows)}
     cards = [
         (title, [Card(names[row], words(row), [each.panel(names[row]) for each in panels[at[row]]]) for row in chosen])
         for title, chosen in ((title, chosen.tolist()) for title, chosen in parts.items())
     ]
-    caption = f"{what}, of the rows with the least, a median and the largest loss; as the network sees it."
+    caption = f"The rows with the least, a median and the largest loss. {_CAPTIONS[spatial]}"
     yield Gallery("Best, median and worst rows", cards, caption, legend, scales)
 
 
@@ -179,6 +178,14 @@ def _image(_: Judged, __: Images, views: Mapping[str, NDArray[Any]], truth: NDAr
 
 
 _DRAWN: Mapping[str | None, Callable[..., Drawn]] = {None: _whole, "codes": _codes, "numbers": _numbers, "image": _image}
+
+
+_CAPTIONS: Mapping[str | None, str] = {
+    None: "Images are as the network sees them.",
+    "codes": "The image as the network sees it, what is true, what was answered, and the pixels where the two differ.",
+    "numbers": "The image as the network sees it, what is true, what was answered, and how far the two are apart.",
+    "image": "The image as the network sees it, what was answered, and how far the two are apart.",
+}
 
 
 def shaded(values: Floats, low: float, high: float, colors: str) -> Pixels:

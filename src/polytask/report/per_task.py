@@ -98,9 +98,11 @@ def _sliced(evidence: Evidence, judged: Judged, importance: Importance | None) -
     share, better = what.startswith("share"), judged.higher_is_better
     found: list[Slice] = []
     for column in _chosen_columns(evidence, judged.name, importance):
-        if kinds.get(column, "image") != "image":
+        if column in kinds and column not in evidence.images:
             cells = evidence.column(column).take(judged.index)
             found += slices_of(column, kinds[column], cells, errors, judged.weights, share=share)
+    if not found and not kinds.keys() - evidence.images:
+        return
     if not found:
         yield Missing("Scores by slice", "No input column cuts the labeled rows into parts of ten rows or more.")
         return
