@@ -255,7 +255,7 @@ def _metrics(fitted: FittedTask, views: Views, truth: Tensor, data: Dataset) -> 
 def row_losses(bundle: Bundle, data: Dataset) -> dict[str, NDArray[np.float64]]:
     """The normalized loss of each labeled row, per task."""
     found: dict[str, list[Tensor]] = {task: [] for task in data.tasks}
-    for task, output, target in _labeled_outputs(bundle, data, data.tasks):
+    for task, output, target in labeled_outputs(bundle, data, data.tasks):
         with torch.inference_mode():
             found[task].append(bundle.tasks[task].answer_losses(output, target))
     return {task: _normalized(bundle.tasks[task], torch.cat(losses), data) for task, losses in found.items()}
@@ -280,7 +280,7 @@ def _judged(bundle: Bundle, data: Dataset) -> dict[str, tuple[Views, Tensor, Vie
     """What each task that has labels says of the rows that have them, what is true, and what the best constant says."""
     present = [task for task in data.tasks if bool(data.present[task].any())]
     parts: dict[str, list[tuple[Views, Tensor, Views]]] = {task: [] for task in present}
-    for task, output, target in _labeled_outputs(bundle, data, present):
+    for task, output, target in labeled_outputs(bundle, data, present):
         fitted = bundle.tasks[task]
         with torch.inference_mode():
             parts[task].append((*fitted.judged(output, target), fitted.constant_judged(target)))
@@ -294,7 +294,7 @@ def _joined(views: Sequence[Views]) -> Views:
     return {name: torch.cat([part[name] for part in views]) for name in views[0]}
 
 
-def _labeled_outputs(bundle: Bundle, data: Dataset, tasks: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+def labeled_outputs(bundle: Bundle, data: Dataset, tasks: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
     """For batch after batch each task with what the network says of the rows that have its label, and their targets."""
     for batch, outputs in outputs_by_batch(bundle.model, data, tasks):
         for task, output in outputs.items():

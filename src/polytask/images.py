@@ -227,6 +227,22 @@ def _from_array(pixels: Bytes) -> Image:
     return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
 
 
+def png(pixels: NDArray[Any]) -> bytes:
+    """Pixels as a PNG file, as they are: 8 or 16 bits ``[height, width]``, colors ``[..., 3]``, or with opacity ``[..., 4]``.
+
+    Example:
+        >>> with opened(png(np.array([[0, 7]], np.uint8)), 2) as image:
+        ...     np.asarray(image).tolist()
+        [[0, 7]]
+    """
+    require_pillow()
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
+    return file.getvalue()
+
+
 @contextmanager
 def reading(max_pixels: int) -> Iterator[None]:
     """Within, what Pillow's readers raise for files that are cut short, garbled or too large says why one cannot be used.
