@@ -67,8 +67,8 @@ class Head(Component, family="heads"):
         ``state_width`` and takes ``with_state=True``, as PooledHead does; else they read the pooled features as its state.
 
         Where its weights begin with the features that training rows have once other tasks have shaped them, the module has
-        ``begin(vectors [N, *members, D], seed)``, given their pooled features, and ``begun``, which says whether that was done, of
-        a buffer that is saved; ``Task.begins`` says when.
+        ``begin(vectors [N, *members, D], seed)``, given these features pooled, and ``begun``, whether that was done, of a
+        buffer that is saved; ``Task.begins`` says when.
 
         Args:
             specs: The shapes of the features, stem first.

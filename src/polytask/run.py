@@ -140,7 +140,7 @@ class Run:
             PolytaskError: As ``predict``.
         """
         ask = partial(self.bundle.predict, tasks=tasks, probabilities=probabilities)
-        return self._asked_in_pieces(ask, data, source)
+        return self._asked_in_pieces(ask, data, source, self._bytes_of_a_row(tasks, probabilities))
 
     def embed(
         self, data: object, task: str | None = None, *, stage: int = -1, source: str | None = None
@@ -161,10 +161,11 @@ class Run:
         Raises:
             PolytaskError: As ``predict``; there is no such stage, or no task is named and their features differ.
         """
-        return np.concatenate(list(self._asked_in_pieces(partial(embedded, self.bundle, task=task, stage=stage), data, source)))
+        ask = partial(embedded, self.bundle, task=task, stage=stage)
+        return np.concatenate(list(self._asked_in_pieces(ask, data, source, self._bytes_of_a_row((), False))))
 
-    def _asked_in_pieces(self, ask: Callable[..., T], data: object, source: str | None) -> Iterator[T]:
-        """What a question gives for so many rows at a time."""
+    def _asked_in_pieces(self, ask: Callable[..., T], data: object, source: str | None, n_bytes: int) -> Iterator[T]:
+        """What a question gives for so many rows at a time, of which each takes so many bytes."""
         given, reader = reader_of(data, self.recipe.sources, source)
         like_source = self._like(given, source)
         if reader is given:
@@ -172,14 +173,19 @@ class Run:
         else:
             tables = reader.read_in_pieces(getattr(given, given.datum), self._needed())
         n_before = 0
-        features = [feature for part in self.bundle.manifest.inputs for feature in part.codec.image_features]
-        n_bytes = sum(math.prod(feature.shape) for feature in features)
-        for piece in tables_of(tables, min(PIECE_ROWS, PIECE_BYTES // max(n_bytes, 1))):
+        for piece in tables_of(tables, max(1, min(PIECE_ROWS, PIECE_BYTES // n_bytes))):
             table = self._located(given, piece)
             with rows_named(partial(_row_of, given, n_before)):
                 answers = ask(table, source=like_source)
             yield answers
             n_before += len(table)
+
+    def _bytes_of_a_row(self, tasks: Sequence[str] | None, probabilities: bool) -> int:
+        """What the images of a row take in memory, with the answers of which there is one at every pixel."""
+        images = [feature for part in self.bundle.manifest.inputs for feature in part.codec.image_features]
+        codecs = [fitted.codec for name, fitted in self.bundle.tasks.items() if tasks is None or name in tasks]
+        answers = [4 * math.prod(codec.space) * (1 + probabilities * codec.width) for codec in codecs if codec.space]
+        return max(1, sum(math.prod(image.shape) for image in images) + sum(answers))
 
     def evaluate(self, data: object, *, source: str | None = None) -> Scores:
         """Scores on rows with label columns, of every task whose column is there.
@@ -335,7 +341,7 @@ class Run:
             PolytaskError: A package is missing, the run has no folder and no file is named, or it cannot be written.
         """
         try:
-            from polytask.report.page import check_place, page, write
+            from polytask.report.page import apart, check_place, page, write
         except ModuleNotFoundError as error:
             mend = f'Install it: pip install "polytask[report]", or pip install {error.name}.'
             raise PolytaskError(f"a report needs the package {error.name!r}", mend=mend) from error
@@ -345,7 +351,7 @@ class Run:
         place = usual if out is None else Path(out).expanduser().absolute()
         check_place(place, overwrite)
         runs = (self, *others)
-        names = _apart([run.folder.name if run.folder is not None else "run" for run in runs])
+        names = apart([run.folder.name if run.folder is not None else "run" for run in runs])
         write(place, page(list(zip(names, runs, strict=True))))
         return place
 
@@ -440,21 +446,6 @@ def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> 
     _check_of_one_run(run, place)
     run.folder = place
     return run
-
-
-def _apart(names: Sequence[str]) -> list[str]:
-    """Names of which those that come several times are told apart by a number.
-
-    Example:
-        >>> _apart(["a", "b", "a"])
-        ['a', 'b', 'a (2)']
-    """
-    seen: dict[str, int] = {}
-    told = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return told
 
 
 def _check_of_one_run(run: Run, place: Path) -> None:

@@ -7,9 +7,9 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,8 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
-from polytask.errors import PolytaskError
+from polytask.cli.array_files import ArrayFiles, array_columns
+from polytask.errors import PolytaskError, listed
 
 ANSWERS = (".csv", ".parquet")
 VECTORS = (".npy", *ANSWERS)
@@ -43,39 +44,102 @@ def check_out(out: str, overwrite: bool, suffixes: Sequence[str] = ANSWERS) -> P
     return place
 
 
-def write_answers(tables: Iterable[pa.Table], place: Path | None) -> tuple[int, list[str]]:
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        n_rows: How many rows.
+        columns: The names of the columns.
+        folder: The folder beside the file that arrays were written into; None where there were none.
+    """
+
+    n_rows: int
+    columns: tuple[str, ...]
+    folder: Path | None = None
+
+
+def write_answers(tables: Iterable[pa.Table], place: Path | None, overwrite: bool = False) -> Written:
     """Write tables one after the other, by the suffix of a file, which is replaced only once all is written; None prints CSV.
 
-    Returns:
-        How many rows were written, and the names of the columns.
+    Arrays stay in the cells of a Parquet file. In a CSV file a vector is a column for each of its numbers; larger arrays become
+    files of their own beside it, whose paths are in its cells.
 
     Raises:
-        PolytaskError: The file cannot be written.
+        PolytaskError: The file cannot be written, a folder for arrays is there already, or arrays are to be printed.
     """
     if place is None:
-        return _write(tables, _Printed(), _write_csv)
-    with _replaced(place) as file:
-        return _write(tables, file, _write_parquet if place.suffix.lower() == ".parquet" else _write_csv)
+        return _write(map(_printable, map(flat, tables)), _Printed(), _write_csv)
+    draft, files = place.with_name(f".{place.name}.{os.getpid()}.tmp"), ArrayFiles(place, overwrite)
+    try:
+        with draft.open("wb") as file:
+            if place.suffix.lower() == ".parquet":
+                written = _write(tables, file, _write_parquet)
+            else:
+                written = _write(map(files, map(flat, tables)), file, _write_csv)
+        files.settle()
+        draft.replace(place)
+        return replace(written, folder=files.folder) if files.names else written
+    except OSError as error:
+        raise _unwritten(error, place) from None
+    finally:
+        draft.unlink(missing_ok=True)
+        files.clear()
 
 
-@contextmanager
-def _replaced(place: Path) -> Iterator[BinaryIO]:
-    """A file that takes its place once all is written.
+def write_vectors(vectors: NDArray[np.float32], place: Path) -> None:
+    """Write an array ``[N, D]`` by the suffix of a file, which is replaced only once all is written.
 
     Raises:
         PolytaskError: It cannot be written.
     """
+    columns = {str(at): np.ascontiguousarray(vectors[:, at]) for at in range(vectors.shape[1])}
+    if place.suffix.lower() != ".npy":
+        write_answers([pa.table(columns)], place)
+        return
     draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         with draft.open("wb") as file:
-            yield file
+            np.save(file, vectors, allow_pickle=False)
         draft.replace(place)
     except OSError as error:
-        raise PolytaskError(
-            f"cannot be written: {error.strerror or error}", where=str(place), mend="Choose another place."
-        ) from None
+        raise _unwritten(error, place) from None
     finally:
         draft.unlink(missing_ok=True)
+
+
+def flat(table: pa.Table) -> pa.Table:
+    """The table with a column "name:0", "name:1", ... for every number of a column of vectors.
+
+    Example:
+        >>> vectors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.array([[1.0, 2.0], [3.0, 4.0]]))
+        >>> flat(pa.table({"a": vectors})).to_pydict()
+        {'a:0': [1.0, 3.0], 'a:1': [2.0, 4.0]}
+    """
+    columns: dict[str, pa.Array] = {}
+    for name in table.column_names:
+        kind = table[name].type
+        if isinstance(kind, pa.FixedShapeTensorType) and len(kind.shape) == 1:
+            cells = table[name].combine_chunks().storage
+            columns |= {f"{name}:{at}": pc.list_element(cells, at) for at in range(kind.shape[0])}
+        else:
+            columns[name] = table[name]
+    return pa.table(columns)
+
+
+def _unwritten(error: OSError, place: Path) -> PolytaskError:
+    what = f"cannot be written: {error.strerror or error}"
+    return PolytaskError(what, where=str(place), mend="Choose another place.")
+
+
+def _printable(table: pa.Table) -> pa.Table:
+    if arrays := array_columns(table):
+        mend = (
+            "Name a file: --out answers.csv writes them into a folder beside it, --out answers.parquet into its cells; or name "
+            "other tasks: --tasks."
+        )
+        raise PolytaskError("an array for every row cannot be printed", where=f"answers {listed(arrays)}", mend=mend)
+    return table
 
 
 class _Printed(io.RawIOBase):
@@ -89,67 +153,27 @@ class _Printed(io.RawIOBase):
         return len(data)
 
 
-def _write(
-    tables: Iterable[pa.Table], file: Any, to_format: Callable[[Iterator[pa.Table], Any], None]
-) -> tuple[int, list[str]]:
-    n_rows, names = 0, []
+def _write(tables: Iterable[pa.Table], file: Any, to_format: Callable[[Iterator[pa.Table], Any], None]) -> Written:
+    written = Written(0, ())
 
     def counted() -> Iterator[pa.Table]:
-        nonlocal n_rows, names
+        nonlocal written
         for table in tables:
-            n_rows, names = n_rows + table.num_rows, table.column_names
+            written = Written(written.n_rows + table.num_rows, tuple(table.column_names))
             yield table
 
     to_format(counted(), file)
-    return n_rows, names
+    return written
 
 
 def _write_csv(tables: Iterator[pa.Table], file: Any) -> None:
     options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="needed")
-    for index, table in enumerate(map(flat, tables)):
+    for index, table in enumerate(tables):
         if index == 0:
             header = io.StringIO()
             csv.writer(header, lineterminator="\n").writerow(table.column_names)
             file.write(header.getvalue().encode())
         pyarrow.csv.write_csv(table, file, options)
-
-
-def flat(table: pa.Table) -> pa.Table:
-    """The table with a column "name:0", "name:1", ... for every number of a column of vectors.
-
-    Raises:
-        PolytaskError: A cell is a larger array, such as an image.
-
-    Example:
-        >>> vectors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.array([[1.0, 2.0], [3.0, 4.0]]))
-        >>> flat(pa.table({"a": vectors})).to_pydict()
-        {'a:0': [1.0, 3.0], 'a:1': [2.0, 4.0]}
-    """
-    columns: dict[str, pa.Array] = {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if not isinstance(column.type, pa.FixedShapeTensorType):
-            columns[name] = column
-            continue
-        if len(column.type.shape) > 1:
-            what = f"cells of column {name!r} are arrays of shape {tuple(column.type.shape)}, which a .csv file cannot hold"
-            raise PolytaskError(what, where="predict", mend="Name a .parquet file with --out, or other tasks with --tasks.")
-        cells = column.combine_chunks().storage
-        columns |= {f"{name}:{at}": pc.list_element(cells, at) for at in range(column.type.shape[0])}
-    return pa.table(columns)
-
-
-def write_vectors(vectors: NDArray[np.float32], place: Path) -> None:
-    """Write an array ``[N, D]`` by the suffix of a file, which is replaced only once all is written.
-
-    Raises:
-        PolytaskError: It cannot be written.
-    """
-    if place.suffix.lower() != ".npy":
-        columns = {f"{at}": vectors[:, at] for at in range(vectors.shape[1])}
-        write_answers([pa.table({name: np.ascontiguousarray(column) for name, column in columns.items()})], place)
-        return
-    with _replaced(place) as file:
-        np.save(file, vectors, allow_pickle=False)
 
 
 def _write_parquet(tables: Iterator[pa.Table], file: Any) -> None:

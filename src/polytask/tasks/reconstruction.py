@@ -134,8 +134,10 @@ class Reconstruction(DenseTask):
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         """Brightness from 0 to 255, with the channels last where there are three."""
         mean, deviation = _moments(codec, estimate)
-        pixels = (estimate * deviation + mean).clamp(0, 255)
-        return {"value": pixels.squeeze(1) if pixels.shape[1] == 1 else pixels.movedim(1, -1)}
+        return {"value": _channels_last((estimate * deviation + mean).clamp(0, 255))}
+
+    def truth(self, target: Tensor, codec: Codec) -> Tensor:
+        return _channels_last(target)
 
     def statistics(self, views: Any, target: Tensor, codec: Codec) -> Float[Tensor, "B n"]:
         """Of each row the mean square and the mean size of the error of brightness from 0 to 1, and 1."""
@@ -154,6 +156,11 @@ class Reconstruction(DenseTask):
             dense_scorer("psnr", lambda sums: -10 * (sums[0] / sums[2]).log10(), True, is_ratio=False),
         ]
         return {scorer.name: scorer for scorer in found}
+
+
+def _channels_last(pixels: Tensor) -> Tensor:
+    """``[B, H, W]``, or ``[B, H, W, C]`` of several channels."""
+    return pixels.squeeze(1) if pixels.shape[1] == 1 else pixels.movedim(1, -1)
 
 
 def _moments(codec: Codec, like: Tensor) -> tuple[Tensor, Tensor]:
