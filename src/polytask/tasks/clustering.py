@@ -45,7 +45,8 @@ class Clustering(Task):
     equation 3, on batches; its divergence of p and q has the same gradient). With ``reconstruction`` beside it this is IDEC
     (Guo 2017). It is for clusters of unlike sizes; it may leave some empty, of which a note tells.
 
-    Until the loss begins, other tasks shape the features; then the centroids are found by k-means.
+    Until the loss begins, other tasks shape the features; then the centroids are found by k-means. A reconstruction shapes them
+    if it has nothing else to go by: give it the head ``{kind: upsampling, links: false}``.
 
     Metrics: where labels are known ``nmi`` (normalized mutual information), ``ari`` (adjusted Rand index) and ``accuracy``
     (under the best matching of clusters and classes); always ``silhouette`` (by distances to centroids) and ``evenness`` (the
