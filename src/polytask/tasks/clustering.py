@@ -127,6 +127,9 @@ class Clustering(Task):
         """The similarity to each centroid, from 0 to 1."""
         return output.exp()
 
+    def merged(self, outputs: Float[Tensor, "B members width"]) -> Float[Tensor, "B width"]:
+        return outputs.logsumexp(1) - math.log(outputs.shape[1])
+
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         """The nearest centroid; the soft assignment; the distance to each centroid, in root mean squared distances."""
         similarity = estimate.double().clamp(min=torch.finfo(torch.float32).tiny)
