@@ -6,7 +6,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import pyarrow as pa
 from torch import nn
@@ -23,10 +23,32 @@ from polytask.task import Task
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How fast the parameters of a module are trained, that has this as its attribute ``pace``.
+
+    Args:
+        factor: What multiplies their learning rate.
+        start: The first epoch, from 0, in which they are trained; before it they are frozen.
+
+    Example:
+        >>> [Pace(0.5, start=2).at(epoch) for epoch in range(4)]
+        [0.0, 0.0, 0.5, 0.5]
+    """
+
+    factor: float = 1.0
+    start: int = 0
+
+    def at(self, epoch: int) -> float:
+        """The factor in an epoch, 0 where they are frozen."""
+        return self.factor if epoch >= self.start else 0.0
+
+
+@dataclass(frozen=True)
 class Part:
     """A stem or stage that can be built any number of times: its static output shape, and how to make the module.
 
-    A stem's module maps ``Inputs -> Features``, a stage's ``Features -> Features``.
+    A stem's module maps ``Inputs -> Features``, a stage's ``Features -> Features``. A module in it may have a ``pace``, see
+    Pace, and parameters that are never trained do not require a gradient.
     """
 
     spec: FeatureSpec
@@ -40,9 +62,15 @@ class Encoder(Component, family="encoders"):
 
     Class attributes:
         reads_images: Whether it needs an image among its inputs; else it reads numbers and categories alone.
+        reads_clips: Whether its images may have several frames.
+        brings_weights: Whether its parts begin with weights that were learned elsewhere.
+        pace_fields: The fields that say how its parts are trained, not what they are.
     """
 
     reads_images: ClassVar[bool] = False
+    reads_clips: ClassVar[bool] = False
+    brings_weights: ClassVar[bool] = False
+    pace_fields: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def from_value(cls, value: object) -> Encoder | None:
@@ -63,6 +91,24 @@ class Encoder(Component, family="encoders"):
         """Learn from the training rows how the columns ``names`` become tensors; some may be images that were read before."""
         return InputCodec.fit(table, names, kinds, images=images)
 
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """The height and width that images should have where nobody says; None where it has no wish."""
+        return None
+
+    def anchored(self) -> Self:
+        """The same encoder with absolute paths."""
+        return self
+
+    def settled(self, before: Encoder | None = None) -> Self:
+        """The same encoder with all that its parts are built from, weights aside: a model that is saved holds this.
+
+        Args:
+            before: That of the earlier run that a training goes on from.
+        """
+        del before
+        return self
+
     def check_reads(self, images: Sequence[str], others: Sequence[str]) -> None:
         """Whether the encoder reads inputs of these kinds, told by their names.
 
@@ -77,6 +123,18 @@ class Encoder(Component, family="encoders"):
         if self.reads_images and not images:
             mend = "Say which column is one (columns: {photo: image}, or --image photo), or take encoder: tabm."
             raise PolytaskError("it reads images, and none is among the inputs", where=where, found=listed(others), mend=mend)
+
+    def check_frames(self, image: ImageFeature) -> None:
+        """Whether the encoder reads an image of so many frames.
+
+        Raises:
+            PolytaskError: It has several, and the encoder reads still images alone.
+        """
+        if image.frames > 1 and not self.reads_clips:
+            kinds = [kind for kind in Encoder.kinds() if Encoder.find(kind).reads_clips]
+            what, found = "it reads still images, not clips", f"{image.column!r} with {image.frames} frames"
+            mend = f"Take encoder: {listed(kinds)}, or one frame with images.frames: 1."
+            raise PolytaskError(what, where=f"encoder {self.kind}", found=found, mend=mend)
 
     def check_task(self, task: Task) -> None:
         """Whether the encoder makes features that a task can be learned from.
@@ -131,6 +189,8 @@ class TrunkPlan:
     def __init__(self, encoder: Encoder, codecs: Sequence[InputCodec], seed: int = 0, clock: Clock | None = None) -> None:
         for codec in codecs:
             encoder.check_reads([image.column for image in codec.image_features], [*codec.numbers, *codec.categories])
+            for image in codec.image_features:
+                encoder.check_frames(image)
         self._stems = {set_key(codec): encoder.stem(codec) for codec in codecs}
         first, *others = self._stems.values()
         specs = {first.spec, *(part.spec for part in others)}

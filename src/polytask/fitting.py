@@ -22,12 +22,13 @@ from polytask.given import with_joint_labels
 from polytask.initialization import scale_stages
 from polytask.intervals import N_RESAMPLES
 from polytask.manifest import Manifest, TaskRecord
+from polytask.memory import Steps
 from polytask.model import MultiTaskModel, outputs_by_batch, outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.scores import Scores, score_task
 from polytask.task import Task
-from polytask.trainer import train
+from polytask.trainer import told_out_of_memory, train
 from polytask.training import Epoch
 from polytask.warm_start import frozen
 
@@ -58,6 +59,7 @@ def train_bundle(
             nothing to balance.
     """
     recipe.sharing.check_balancer(recipe.balancer)  # a copy of a recipe with another part is not checked as a recipe is
+    recipe = with_rows_that_fit(recipe, prepared)
     wanted, origin = _trained(prepared, tasks), prepared.origin
     names = [fitted.task.name for fitted in wanted]
     for fitted in wanted:
@@ -68,6 +70,9 @@ def train_bundle(
     every = [record.task for record in bundle.manifest.tasks]
     training = labeled_rows(with_joint_labels(prepared.training, every), names)
     assert isinstance(bundle.model, MultiTaskModel)  # no manifest of a recipe has snapshots
+    if recipe.trainer.scale_stages and recipe.encoder.brings_weights:
+        mend = "Leave it out."
+        raise PolytaskError(f"the encoder {recipe.encoder.kind} brings its weights", where="trainer.scale_stages", mend=mend)
     if recipe.trainer.scale_stages:
         scale_stages(bundle.model, training, seed)  # before weights of an earlier run take their place
     with frozen(bundle.model, () if origin is None else origin.begin(bundle)):
@@ -91,6 +96,34 @@ def train_bundle(
     return bundle, trained.history
 
 
+def first_steps(recipe: Recipe, prepared: Prepared) -> Steps:
+    """The first steps of a recipe's training, to see what memory they take."""
+    names = [fitted.task.name for fitted in prepared.tasks]
+    data = labeled_rows(with_joint_labels(prepared.training, [fitted.task for fitted in prepared.tasks]), names)
+
+    def build() -> MultiTaskModel:
+        model = untrained(recipe, prepared, names, recipe.seed).model
+        assert isinstance(model, MultiTaskModel)  # no manifest of a recipe has snapshots
+        return model
+
+    return Steps(build, data, recipe.trainer, recipe.balancer, recipe.seed)
+
+
+def with_rows_that_fit(recipe: Recipe, prepared: Prepared) -> Recipe:
+    """The recipe with a number for its batch size, where that is to be the largest that fits in memory.
+
+    Raises:
+        PolytaskError: Not even a single row fits.
+    """
+    if recipe.trainer.batch_size != "fits":
+        return recipe
+    steps = first_steps(recipe, prepared)
+    with told_out_of_memory():
+        found = steps.rows_that_fit(recipe.trainer.most_rows(steps.data.n_rows))
+    size = recipe.trainer.rows_per_step(steps.data.n_rows) if found is None else found
+    return recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"batch_size": size})})
+
+
 def untrained(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = None, seed: int | None = None) -> Bundle:
     """The network of a recipe for some of its tasks, None for all, with its initial weights.
 
@@ -101,10 +134,12 @@ def untrained(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = 
     own = [TaskRecord(task=f.task, codec=f.codec) for f in _among(prepared.tasks, tasks)]
     names = [record.task.name for record in (*carried, *own)]
     recipe.sharing.check([*(record.task.name for record in carried), *(fitted.task.name for fitted in prepared.tasks)])
-    return Bundle.build(
+    origin = prepared.origin
+    encoder = recipe.encoder if origin is None else recipe.encoder.settled(origin.bundle.manifest.encoder)
+    bundle = Bundle.build(
         Manifest(
             polytask=polytask.__version__,
-            encoder=recipe.encoder,
+            encoder=encoder,
             sharing=recipe.sharing,
             head=recipe.head,
             seed=recipe.seed if seed is None else seed,
@@ -112,6 +147,8 @@ def untrained(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = 
             tasks=(*carried, *own),
         )
     )
+    # From now on it is built from what it holds: weights that its encoder brought are among its own.
+    return replace(bundle, manifest=bundle.manifest.model_copy(update={"encoder": encoder.settled()}))
 
 
 def augmenter_of(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = None, seed: int | None = None) -> Augmenter:

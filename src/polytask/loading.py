@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from polytask.cells import ColumnKind
 from polytask.columns import image_columns
 from polytask.errors import PolytaskError, counted, listed, rows_named
-from polytask.images import ImageFeature
+from polytask.images import ImageFeature, Images
 from polytask.pictures import Pictures, form_of, located, read_pictures
 from polytask.recipe import Recipe
 from polytask.source import Source
@@ -74,9 +74,13 @@ def read_images(
     for name in columns:
         with rows_named(row_names(group)):
             known = None if origin is None else origin.image_of(names, name)
-            form = known or form_of(name, table[name], recipe.images)
+            form = known or form_of(name, table[name], _settings(recipe))
+            recipe.encoder.check_frames(form)
             pictures = read_pictures(table[name], form, recipe.images.cache)
         read[name], unusable = (form, pictures), {**pictures.unusable, **unusable}
+        if form.frames > 1:
+            short = f"; {counted(pictures.n_short, 'clip')} with fewer repeat their last" if pictures.n_short else ""
+            notes.append(f"{name!r} holds clips of {form.frames} frames of {form.height} x {form.width} pixels{short}")
         if pictures.n_resized:
             how = {"stretch": "each side for itself", "crop": "cropped", "pad": "padded"}[form.resize]
             notes.append(
@@ -92,6 +96,12 @@ def read_images(
         for item, rows in zip(group, np.split(left_out, np.cumsum([len(i.parts) for i in group])[:-1]), strict=True):
             item.parts[rows] = UNUSED
     return read
+
+
+def _settings(recipe: Recipe) -> Images:
+    """How images are read: where the recipe says no size, it is that which the encoder wishes, if it does."""
+    wish = recipe.encoder.image_size if recipe.images.size is None else None
+    return recipe.images if wish is None else recipe.images.model_copy(update={"size": wish})
 
 
 def told_kinds(recipe: Recipe, group: Sequence[Loaded]) -> dict[str, ColumnKind]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from polytask.batch import Batch, Dataset, Features, FeatureSpec, Inputs, widened
 from polytask.columns import InputCodec
-from polytask.encoder import Encoder, TrunkPlan
+from polytask.encoder import Encoder, Pace, TrunkPlan
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
 from polytask.head import Head, OneForAll, OutputSpec, Said, pooled
@@ -126,6 +126,11 @@ class MultiTaskModel(nn.Module):
             return {tuple(self.tasks): [parameter for _, parameter in trained]}
         own = {(task,): [p for path, p in trained if key in path] for task, key in self._keys.items()}
         return {tasks: parameters for tasks, parameters in own.items() if parameters}
+
+    def paces(self) -> dict[nn.Parameter, Pace]:
+        """How the parameters are trained that are not trained as all others."""
+        paced = [(part, part.pace) for part in self.trunk.modules() if isinstance(getattr(part, "pace", None), Pace)]
+        return {parameter: pace for part, pace in paced for parameter in part.parameters()}  # type: ignore[misc]
 
     def _fitted(self, task: str) -> FittedTask:
         return self.tasks[task] if task in self.tasks else self.read[task]

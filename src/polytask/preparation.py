@@ -149,7 +149,7 @@ def preparation_key(recipe: Recipe) -> str:
     """What ``prepare`` makes of a recipe's data is the same for recipes with the same key, but for weights and heads of tasks.
 
     Encoder, sharing and heads count where they choose how columns and labels are encoded: an encoder with a ``fit_inputs`` of
-    its own, and a training that goes on from a run.
+    its own, or a wish for a size of images, and a training that goes on from a run.
     """
     fields = recipe.to_dict()
     read = ["sources", "split", "columns", "images", "drop", "unlabeled", "seed", "warm_start"]
@@ -157,9 +157,10 @@ def preparation_key(recipe: Recipe) -> str:
         read += ["encoder", "sharing", "head"]
     elif type(recipe.encoder).fit_inputs is not Encoder.fit_inputs:
         read.append("encoder")
+    size = recipe.encoder.image_size if recipe.images.size is None else None
     own = ("weight",) if recipe.warm_start is not None else ("weight", "head")
     tasks = [{name: value for name, value in task.items() if name not in own} for task in fields["tasks"]]
-    return json.dumps([tasks, *(fields[name] for name in read)])
+    return json.dumps([tasks, size, *(fields[name] for name in read)])
 
 
 def with_tasks(prepared: Prepared, recipe: Recipe) -> Prepared:

@@ -18,6 +18,7 @@ from polytask.component import Component
 from polytask.errors import PolytaskError, counted, did_you_mean, listed
 from polytask.maps import arrays_of, tensors
 
+CHANNELS = (1, 3, 4)
 HELD_OUT = ("validation", "test")
 PIECE_ROWS = 1 << 16
 
@@ -78,6 +79,11 @@ class Source(Component, family="sources"):
     def images(self) -> tuple[str, ...]:
         """The columns that are known to hold images, or names of image files, before any row is read."""
         return ()
+
+    @property
+    def clips(self) -> bool:
+        """Whether one of ``images`` is known to have several frames before any row is read."""
+        return False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -270,8 +276,8 @@ def _nested(table: pa.Table) -> pa.Table:
 def as_table(value: object) -> pa.Table:
     """A data frame, or a mapping of names to arrays, as a table of plain types that shares no memory with it.
 
-    An array has one axis, or holds images: ``[N, height, width]`` or ``[N, height, width, channels]``; bytes, booleans, whole
-    numbers from 0 to 255, or fractions from 0 to 1, of which eight bits are kept.
+    An array has one axis, or holds images or clips, as ``image_array`` says: bytes, booleans, whole numbers from 0 to 255, or
+    fractions from 0 to 1, of which eight bits are kept.
 
     Raises:
         PolytaskError: It is neither, its arrays differ in length, or a column mixes types.
@@ -360,7 +366,7 @@ def _tensors(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _stacked(arrays: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
     """Arrays side by side, NaN and None as missing."""
     for name, array in arrays.items():
-        if array.ndim not in (1, 3, 4):
+        if array.ndim not in (1, 3, 4, 5):
             found = f"shape {array.shape}"
             raise PolytaskError(f"column {name!r} is not one-dimensional", found=found, mend="Give one array per column.")
     lengths = {name: len(array) for name, array in arrays.items()}
@@ -378,10 +384,13 @@ def _stacked(arrays: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
 
 
 def image_array(array: np.ndarray[Any, Any], where: str) -> pa.Array:
-    """Images as one array of a table.
+    """Images or clips as one array of a table.
 
     Args:
-        array: ``[N, height, width]`` or ``[N, height, width, channels]``; see ``as_table``.
+        array: ``[N, height, width]``, ``[N, height, width, channels]``, or clips ``[N, frames, height, width, channels]``, with
+            1, 3 or 4 channels. Four axes whose last is more than 4 are grey clips ``[N, frames, height, width]``, but where the
+            second is 1, 3 or 4, which may be channels in the wrong place: such clips need their last axis, ``x[..., None]``.
+            See ``as_table`` for the numbers.
         where: What messages call it.
 
     Raises:
@@ -391,13 +400,18 @@ def image_array(array: np.ndarray[Any, Any], where: str) -> pa.Array:
         >>> image_array(np.zeros((5, 8, 8), bool), "x").type.shape
         [8, 8]
     """
-    if array.ndim == 4 and array.shape[3] not in (1, 3, 4):
-        mend = "Put the channels last: x.transpose(0, 2, 3, 1)." if array.shape[1] in (1, 3, 4) else ""
+    if array.ndim == 4 and array.shape[3] > max(CHANNELS) and array.shape[1] not in CHANNELS:
+        array = array[..., None]
+    if array.ndim not in (3, 4, 5) or 0 in array.shape[1:]:
+        mend = "Give [N, height, width], [N, height, width, channels], or [N, frames, height, width, channels]."
+        raise PolytaskError("not an array of images", where=where, found=f"shape {array.shape}", mend=mend)
+    if array.ndim > 3 and array.shape[-1] not in CHANNELS:
+        last = "x.transpose(0, 2, 3, 1)" if array.ndim == 4 else "x.transpose(0, 1, 3, 4, 2)"
+        mend = f"Put the channels last: {last}." if array.shape[-3] in CHANNELS else ""
+        if array.ndim == 4 and array.shape[3] > max(CHANNELS):
+            mend = f"{mend} Give grey clips [N, frames, height, width] a last axis: x[..., None]."
         what = "the last axis of images is their channels: 1, 3 or 4"
         raise PolytaskError(what, where=where, found=f"shape {array.shape}", mend=mend)
-    if array.ndim not in (3, 4) or 0 in array.shape[1:]:
-        mend = "Give [N, height, width], or [N, height, width, channels]."
-        raise PolytaskError("not an array of images", where=where, found=f"shape {array.shape}", mend=mend)
     if array.dtype != np.uint8:
         number, scale = array.dtype.kind in "biuf", 255.0 if array.dtype.kind in "fb" else 1.0
         low, high = (float(array.min()), float(array.max())) if number and array.size else (0.0, 0.0)

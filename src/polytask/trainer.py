@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from polytask.augmenting import Augmenter
 from polytask.balancer import Balancer
-from polytask.batch import Dataset
+from polytask.batch import Batch, Dataset
 from polytask.checkpoint import Checkpoints
-from polytask.errors import PolytaskError, listed
+from polytask.errors import PolytaskError, listed, one_line
 from polytask.keeping import Best, Chosen, Course, Judged, copied
 from polytask.mixing import Mixing, mixed_batches
 from polytask.model import MultiTaskModel, mean_losses
 from polytask.optimization import rate_at
 from polytask.reading import together
 from polytask.training import Epoch, Trainer
-from polytask.update import Updater, on_device
+from polytask.update import OutOfMemory, Updater, is_out_of_memory, on_device
 
 SCALE_BATCHES = 20
 PLATEAU_FACTOR = 0.3
@@ -77,9 +77,10 @@ def train(
     Raises:
         Stopped: A signal asked for it; the state is saved.
         PolytaskError: The weights or all losses are no longer finite. (A task alone is left out of the steps where its loss
-            or gradient is not; the other tasks' updates are those of a batch in which it has no label.)
+            or gradient is not; the other tasks' updates are those of a batch in which it has no label.) Or it does not fit in
+            memory, a single row at a time.
     """
-    with _deterministic(settings.deterministic), torch.random.fork_rng():
+    with _deterministic(settings.deterministic), torch.random.fork_rng(), told_out_of_memory():
         loop = _Loop(model, training, validation, settings, balancer, seed, primary, mixing, augmenter)
         return loop.run(begun, on_epoch, checkpoints)
 
@@ -182,14 +183,16 @@ class _Loop:
 
     def _pass(self, checkpoints: Checkpoints | None) -> None:
         """One pass over the training rows, or what is left of it."""
+        self.update.begin(self.epoch)
         self.model.train()
-        self.update.balance.epoch = self.epoch
         training = self._going_on(self.training)
+
+        def cut(rows: Tensor) -> Batch:
+            batch = training.batch(rows)
+            return batch if self.augmenter is None else self.augmenter(batch, self.update.step)
+
         for rows in self._batches(self.epoch)[self.batch :]:
-            pieces = [training.batch(piece) for piece in rows.to(self.device).chunk(self.settings.accumulate)]
-            if self.augmenter is not None:
-                pieces = [self.augmenter(piece, self.update.step) for piece in pieces]
-            for task, loss in self.update(pieces, self._rate()).items():
+            for task, loss in self.update.in_pieces(rows.to(self.device), cut, self._rate()).items():
                 self.sums[task] = self.sums[task] + loss if task in self.sums else loss
                 self.counts[task] = self.counts.get(task, 0) + 1
             self.batch += 1
@@ -261,11 +264,20 @@ class _Loop:
                 best=better,
                 dropped=update.dropped,
                 gradients=update.norms.taken(),
-                notes=tuple(self.model.trunk.notes()),
+                notes=(*self.model.trunk.notes(), *self._pieces_told()),
                 conflicts=update.conflicts.taken().to_dict(),
                 rows=min(self.batch * self.batch_size, self.training.n_rows),
             )
         )
+
+    def _pieces_told(self) -> list[str]:
+        asked, n_pieces = self.settings.accumulate, min(self.update.n_pieces, self.batch_size)
+        if n_pieces == asked:
+            return []
+        whole = "whole" if asked == 1 else f"in {asked}"
+        return [
+            f"batches of {self.batch_size} rows went through the network in {n_pieces} pieces, for they did not fit {whole}"
+        ]
 
     def _is_late(self) -> bool:
         minutes = self.settings.minutes
@@ -346,6 +358,19 @@ def set_scales(model: MultiTaskModel, data: Dataset, batch_size: int) -> None:
         scale = mean if math.isfinite(mean) and mean > 0 else 1.0
         fitted = model.tasks[task]
         model.tasks[task] = replace(fitted, codec=fitted.codec.model_copy(update={"null_loss": scale}))
+
+
+@contextmanager
+def told_out_of_memory() -> Iterator[None]:
+    """Within, where memory does not suffice it is a user's error."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
+            raise
+        mend = "Take a smaller encoder or smaller images (images.size), another balancer, or trainer.device: cpu."
+        what = "the training does not fit in memory, a single row at a time" if isinstance(error, OutOfMemory) else ""
+        raise PolytaskError(what or "the training does not fit in memory", found=one_line(error), mend=mend) from None
 
 
 @contextmanager

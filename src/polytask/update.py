@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from polytask.balancer import Balancer
 from polytask.batch import Batch
+from polytask.encoder import Pace
 from polytask.gradients.balance import Balance
 from polytask.gradients.conflict import Conflicts
+from polytask.gradients.graph import gradients_where_trained
 from polytask.gradients.health import GradientNorms
 from polytask.gradients.passes import NotFiniteError, Part, Share
 from polytask.keeping import Average, Buffers
 from polytask.model import MultiTaskModel
 from polytask.training import Trainer
 
+# What torch says where it has no class for it: on a CPU, on Apple's GPUs, by cuBLAS and cuDNN.
+NO_MEMORY = ("can't allocate memory", "MPS backend out of memory", "ALLOC_FAILED")
 LOOK_EVERY = 100  # steps; a look takes a backward pass per task, of at most 16
 
 Losses = dict[str, Tensor]
@@ -44,6 +49,15 @@ class Group:
     factor: float = 1.0
 
 
+class OutOfMemory(RuntimeError):  # noqa: N818  # as torch's own is called
+    """A step did not fit in memory; all is as it was before it."""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether that is why an operation failed, on whichever device."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
 class Updater:
     """Makes one update after the other.
 
@@ -56,6 +70,7 @@ class Updater:
 
     Attributes:
         step: How many there were.
+        n_pieces: In how many pieces the rows of a step go through the network: as asked for, or more where these did not fit.
         dropped: Per task the steps that it was left out of since this was last emptied.
         conflicts: How far the gradients of the tasks agree, looked at every LOOK_EVERY steps.
         norms: The sizes of the same gradients at each layer.
@@ -66,6 +81,7 @@ class Updater:
     ) -> None:
         self.model, self.settings = model, settings
         self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.paces = {parameter: pace for parameter, pace in model.paces().items() if parameter.requires_grad}
         self.device = self.parameters[0].device
         decay = settings.average
         self.groups = [
@@ -77,18 +93,56 @@ class Updater:
         self.buffers = Buffers(model)
         self.conflicts = Conflicts(self.parameters)
         self.norms = GradientNorms(model.layers, self.parameters)
-        self.step, self.looked = 0, -1
+        self.step, self.looked, self.n_pieces = 0, -1, settings.accumulate
         self.dropped: dict[str, int] = {}
+        self.begin(0)
+
+    def begin(self, epoch: int) -> None:
+        """Make ready for the steps of an epoch, from 0: what is frozen until later requires no gradient."""
+        self.balance.epoch = epoch
+        for parameter, pace in self.paces.items():
+            parameter.requires_grad_(pace.at(epoch) > 0)
+
+    def in_pieces(self, rows: Int[Tensor, " B"], cut: Callable[[Tensor], Batch], rate: float) -> Losses:
+        """One update from some rows; where that does not fit in memory it is done again in twice as many pieces, and so on.
+
+        Args:
+            rows: The indices of the rows.
+            cut: Makes a batch of some of them.
+            rate: The learning rate.
+
+        Raises:
+            OutOfMemory: Not even a single row fits.
+        """
+        while True:
+            pieces = rows.chunk(self.n_pieces)
+            try:
+                return self([cut(piece) for piece in pieces], rate)
+            except OutOfMemory:
+                if len(pieces) == len(rows):
+                    raise
+            self.n_pieces *= 2  # here, where what the failed step held is gone
 
     def __call__(self, pieces: Sequence[Batch], rate: float) -> Losses:
-        """One update from a batch that goes through the network in pieces; the losses of the tasks that had a part in it."""
-        for options, owner in zip(self.optimizer.param_groups, self.owners, strict=True):
-            options["lr"] = rate * owner.factor
+        """One update from a batch that goes through the network in pieces; the losses of the tasks that had a part in it.
+
+        Raises:
+            OutOfMemory: It does not fit.
+        """
+        for options, (owner, pace) in zip(self.optimizer.param_groups, self.owners, strict=True):
+            options["lr"] = rate * owner.factor * pace.at(self.balance.epoch)
         self.buffers.keep()
         before = self.balance.state_dict()
-        losses, finite = self._gradients(pieces)
-        if not finite:
-            pieces, losses = self._without_guilty(pieces, before)
+        try:
+            losses, finite = self._gradients(pieces)
+            if not finite:
+                pieces, losses = self._without_guilty(pieces, before)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._rewind(before)
+            self.optimizer.zero_grad(set_to_none=True)
+            raise OutOfMemory(str(error)) from None
         if losses:
             self.optimizer.step()
             for group in self._moved(losses):
@@ -122,13 +176,20 @@ class Updater:
         """The groups that are updated by the losses of some tasks."""
         return [group for group in self.groups if not set(tasks).isdisjoint(group.tasks)]
 
-    def _build_optimizer(self) -> tuple[torch.optim.Optimizer, list[Group]]:
-        """One optimizer for all, and whose each of its groups of parameters is: only where rates fall apart there are more."""
+    def _build_optimizer(self) -> tuple[torch.optim.Optimizer, list[tuple[Group, Pace]]]:
+        """One optimizer for all, and whose each of its groups of parameters is, and how it is paced.
+
+        Only where rates fall apart are there more than one.
+        """
         apart = self.settings.schedule == "plateau" and len(self.groups) > 1
-        parts = [group.parameters for group in self.groups] if apart else [self.parameters]
-        first, *others = built = [self.settings.optimizer.build(part, self.device) for part in parts]
-        owners = [owner for owner, one in zip(self.groups, built, strict=False) for _ in one.param_groups]
-        for options in [options for other in others for options in other.param_groups]:
+        parts: dict[tuple[int, Pace], list[nn.Parameter]] = {(0, Pace()): []}  # first, for its rate is told
+        for place, owned in enumerate([group.parameters for group in self.groups] if apart else [self.parameters]):
+            for parameter in owned:
+                parts.setdefault((place, self.paces.get(parameter, Pace())), []).append(parameter)
+        built = [(place, pace, self.settings.optimizer.build(own, self.device)) for (place, pace), own in parts.items() if own]
+        first = built[0][2]
+        owners = [(self.groups[place], pace) for place, pace, one in built for _ in one.param_groups]
+        for options in [options for _, _, other in built[1:] for options in other.param_groups]:
             first.add_param_group(options)
         return first, owners
 
@@ -181,7 +242,7 @@ class Updater:
 
         One that will be asked for again leaves no trace in batch statistics.
         """
-        self.model.clock.step = self.step * self.settings.accumulate + index
+        self.model.clock.step = self.step * self.n_pieces + index
         bfloat16 = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
             losses = self.model.losses(piece)
@@ -200,16 +261,19 @@ class Updater:
         total = sum(losses.values())
         if not isinstance(total, Tensor) or not total.requires_grad:
             return {}
-        found = torch.autograd.grad(total, self.parameters, retain_graph=True, allow_unused=True)
+        found = gradients_where_trained(total, self.parameters)
         owners = {id(p): task for group in self.groups for task in group.tasks for p in group.parameters}
         pairs = [(owners[id(p)], gradient) for p, gradient in zip(self.parameters, found, strict=True)]
         return {task: [gradient if owner == task else None for owner, gradient in pairs] for task in losses}
 
     def _survey(self, piece: Batch) -> None:
-        """Let a balancer of gradients know what each task reaches, whatever labels the first batches have."""
+        """Let a balancer of gradients know what each task reaches, whatever has labels first, and is frozen."""
         if self.balance.balancer.engines:
+            for parameter in self.paces:
+                parameter.requires_grad_(True)
             self.model.eval()
             self.balance.survey(self.model.learned(piece.inputs))
+            self.begin(self.balance.epoch)
             self.model.train()
 
     def _observe(self, pieces: Sequence[Batch]) -> None:
@@ -245,7 +309,7 @@ class Updater:
         for share in self._shares(pieces):
             for task, loss in share(False).losses.items():
                 reached = [parameter for group in self._moved([task]) for parameter in group.parameters]
-                found = torch.autograd.grad(loss, reached, retain_graph=True, allow_unused=True)
+                found = gradients_where_trained(loss, reached)
                 norm = nn.utils.get_total_norm(filter(torch.is_tensor, found))
                 if not (math.isfinite(loss.detach()) and math.isfinite(norm)):
                     guilty[task] = None
@@ -267,6 +331,7 @@ class Updater:
             "conflicts": self.conflicts.state_dict(),
             "norms": self.norms.found,
             "step": self.step,
+            "n_pieces": self.n_pieces,
             "dropped": self.dropped,
         }
 
@@ -284,7 +349,7 @@ class Updater:
         self.balance.load_state_dict(on_device(saved["balance"], self.device))
         self.conflicts.load_state_dict(saved["conflicts"])
         self.norms.found = saved["norms"]
-        self.step, self.dropped = saved["step"], dict(saved["dropped"])
+        self.step, self.n_pieces, self.dropped = saved["step"], saved["n_pieces"], dict(saved["dropped"])
 
 
 def on_device(value: Any, device: torch.device) -> Any:

@@ -116,9 +116,11 @@ class Origin:
                 "Go on from another.",
             )
             raise PolytaskError(what, where=f"warm_start, run {settings.run}", mend=mend)
-        parts = [(encoder, bundle.manifest.encoder), (sharing, bundle.manifest.sharing)]
+        before = bundle.manifest.encoder
+        parts = [(encoder.settled(before), before), (sharing, bundle.manifest.sharing)]
         for new, old in parts[:1] if sharing.goes_on_from(bundle.manifest.sharing) else parts:
-            if changed := _differing(new.to_dict(), old.to_dict()):
+            free = encoder.pace_fields if new.family == "encoders" else ()
+            if changed := _differing(*({k: v for k, v in part.to_dict().items() if k not in free} for part in (new, old))):
                 name, one, two = changed
                 field = f"{new.family[:-1]}.{name}"
                 what = f"{field} is {one!r}, but {two!r} in the earlier run"

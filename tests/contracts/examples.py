@@ -21,6 +21,16 @@ THIRD_PARTY = str(ROOT / "tests" / "plugins" / "third_party")
 if THIRD_PARTY not in sys.path:
     sys.path.append(THIRD_PARTY)
 
+# Settings of a network of transformers, which then has weights of no file.
+TINY_RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 4,
+    "hidden_sizes": [4, 6],
+    "depths": [1, 1],
+    "layer_type": "basic",
+    "hidden_act": "gelu",
+}
+
 # Plug-ins with required fields; every other one is made without any.
 FIELDS: dict[tuple[str, str], dict[str, object]] = {
     ("balancers", "fixed"): {"weights": {"b": 3.0}},
@@ -28,6 +38,7 @@ FIELDS: dict[tuple[str, str], dict[str, object]] = {
     ("encoders", "cnn_lstm"): {"widths": (4, 6), "width": 3},
     ("encoders", "resnet"): {"widths": (4, 6), "blocks": 1},
     ("encoders", "vit"): {"width": 8, "depth": 2, "heads": 2, "patch": 3},
+    ("encoders", "pretrained"): {"model": "none", "config": TINY_RESNET, "rate": 1.0},
     ("encoders", "external"): {"name": "Tanh", "module": nn.Sequential(nn.Linear(7, 5), nn.Tanh())},
     ("sharings", "tree"): {"branches": {0: [["price", "late"], ["in no. of $"]]}},
     ("heads", "upsampling"): {"width": 4},

@@ -180,7 +180,8 @@ def _type_of(field: dict[str, Any], definitions: dict[str, Any]) -> str:
     if kind == "array":
         return f"list of {_type_of(field.get('items', {}), definitions)}"
     if kind == "object":
-        return f"mapping of names to {_type_of(field.get('additionalProperties', {}), definitions)}"
+        values = field.get("additionalProperties", {})  # or True, for anything
+        return f"mapping of names to {_type_of(values if isinstance(values, dict) else {}, definitions)}"
     bounds = " and ".join(f"{word} {field[bound]:g}" for bound, word in BOUNDS.items() if bound in field)
     return " ".join(filter(None, (TYPES.get(str(kind), "anything"), bounds)))
 

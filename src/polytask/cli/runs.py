@@ -165,6 +165,6 @@ def compare(
 
     trained = load(run)
     check_writable(Path(run).expanduser())
-    picked = compared(trained, run, seeds, others, trees, pick is not None)
+    picked = compared(trained, run, seeds, others, trees, pick is not None, overwrite)
     if picked is not None and out is not None:
         save_picked(picked, out, overwrite)

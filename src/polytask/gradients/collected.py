@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from polytask.gradients.graph import gradients_where_trained
 from polytask.gradients.processes import Processes, accumulate
 
 
@@ -26,8 +26,7 @@ class Collected:
         """Take in the gradient of a scalar, whose graph is kept; nothing where it has none."""
         if total is None or not total.requires_grad:
             return
-        gradients = torch.autograd.grad(total, self.parameters, retain_graph=True, allow_unused=True)
-        for key, gradient in enumerate(gradients):
+        for key, gradient in enumerate(gradients_where_trained(total, self.parameters)):
             if gradient is not None:
                 self.found[key] = self.found[key] + gradient if key in self.found else gradient
 

@@ -13,6 +13,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from polytask.gradients.graph import gradients_where_trained
+
 MAX_TASKS = 16  # at one look: a backward pass and a gradient in memory each
 MAX_NUMBERS = 2**26  # of these gradients: 256 MB in float32
 
@@ -185,8 +187,7 @@ class Conflicts:
         most = min(MAX_TASKS, max(2, MAX_NUMBERS // max(1, sum(p.numel() for p in self.parameters))))
         able = [task for task, loss in losses.items() if loss.requires_grad] if self.parameters else []
         gradients: dict[str, Gradients] = {
-            task: torch.autograd.grad(losses[task], self.parameters, retain_graph=True, allow_unused=True)
-            for task in in_turn(able, most, self.turn)
+            task: gradients_where_trained(losses[task], self.parameters) for task in in_turn(able, most, self.turn)
         }
         self.turn += 1
         self._sums.add(agreement(gradients))

@@ -201,6 +201,13 @@ def _nothing(gradients: tuple[Tensor | None, ...]) -> tuple[None, ...]:
     return (None,) * len(gradients)
 
 
+def gradients_where_trained(output: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradient by each of some parameters, None where they are not reached or, for now, frozen; the graph is kept."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    found = iter(torch.autograd.grad(output, trained, retain_graph=True, allow_unused=True) if trained else ())
+    return tuple(next(found) if parameter.requires_grad else None for parameter in parameters)
+
+
 def gradients_of(
     output: Tensor | list[GradientEdge],
     inputs: list[Any],

@@ -76,8 +76,8 @@ class AdaptedTrunk(PerTaskTrunk):
             return LowRank(part, rank, scale) if adapters.form == "lora" else Residual(spec, rank, scale)
 
         super().__init__(plan, tasks, f"{adapters.form} adapters", build)
-        for part in (self.stem, self.shared):
-            part.requires_grad_(not adapters.frozen)
+        for part in (self.stem, self.shared) if adapters.frozen else ():
+            part.requires_grad_(False)
 
     def diagnostics(self) -> dict[str, Tensor]:
         """How large the changes around each output are, ``[T]``: the root of the sum of the squares of their numbers."""
