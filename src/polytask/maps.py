@@ -106,7 +106,7 @@ def _read(cell: str | bytes | NDArray[Any], form: ImageFeature, sort: Sort) -> N
         if (values != values[..., :1]).any():
             raise UnusableImage(f"colors where {'codes' if sort == 'codes' else 'numbers'} of one channel are wanted")
         values = values[..., 0]
-    if values.ndim != 2:
+    if values.ndim != 2 or not values.size:
         raise UnusableImage(f"an array of shape {values.shape}")
     if not _holds(values, sort):
         raise UnusableImage(f"values that are no codes from 0 to {LARGEST_CODE:,}")
@@ -150,8 +150,8 @@ def _array_file(path: str, max_pixels: int) -> NDArray[Any]:
     check_file(path)
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UnusableImage(f"damaged ({' '.join(str(error).split()).rstrip('.')})") from None
+    except (ValueError, OSError, EOFError):
+        raise UnusableImage("no array of numbers, or a damaged one") from None
     if values.size > max_pixels:
         raise UnusableImage(f"{values.size:,} numbers, more than {max_pixels:,}")
     if values.dtype.kind not in "biuf":

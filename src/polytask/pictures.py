@@ -202,7 +202,8 @@ class ImageColumn:
         self.pixels: Bytes | None = None
         if holds_images(column) or (any_numbers and isinstance(kind, pa.FixedShapeTensorType)):
             array = column.combine_chunks()
-            self.pixels = np.asarray(array.storage.values.fill_null(0)).reshape(-1, *kind.shape)
+            none = pa.scalar(0).cast(kind.value_type)
+            self.pixels = np.asarray(array.storage.values.fill_null(none)).reshape(-1, *kind.shape)
             self.pixels = self.pixels[array.offset : array.offset + len(array)]
         elif not (is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             mend = "Give paths of image files, their bytes, or an array with a height and a width for every row."

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -19,6 +20,7 @@ from polytask.cli.drafting import ADVICE, draft
 from polytask.cli.starting import start
 from polytask.errors import PolytaskError
 from polytask.guessing import guess_task
+from polytask.maps import tensors
 from polytask.recipe import FAMILIES as FAMILY_ROOTS
 from polytask.recipe import Recipe
 from tests.cli.command import write_houses
@@ -63,6 +65,12 @@ def test_guesses(values: list[Any], kind: str, why: str) -> None:
         (column(*map(str, range(101)), *map(str, range(101))), "text with 101 different values"),
         (column(1, 2, 3, kind=pa.timestamp("us")), "a column of timestamp[us] is no task"),
         (column([1], [2]), "a column of list<item: int64> is no task"),
+        (
+            column("a/1.png", None, "a/2.PNG"),
+            "names of 2 files, such as 'a/1.png'. If these label every pixel of an image say so",
+        ),
+        (column("a.npy", "b.npy"), "name:dense_regression for numbers"),
+        (pa.chunked_array([tensors(np.zeros((2, 3, 4)))]), "Found: arrays of 3 x 4. If these label every pixel"),
     ],
 )
 def test_columns_that_are_no_task(values: pa.ChunkedArray, message: str) -> None:

@@ -6,7 +6,7 @@ from polytask import Run
 from tests.report.browser import Browser, chromium
 
 OVER = """
-[...document.querySelectorAll('h1, h2, h3, h4, svg text, figcaption, .legend li')]
+[...document.querySelectorAll('h1, h2, h3, h4, svg text, figcaption, .legend li, .card p, .panels *, .scale *')]
     .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.textContent)
 """
 ON_ONE_ANOTHER = """
@@ -22,13 +22,16 @@ CUT = """
     .filter(e => !e.closest('details') && e.scrollWidth > e.clientWidth).map(e => e.textContent)
 """
 EMPTY = "[...document.querySelectorAll('.drawing')].filter(e => e.getBoundingClientRect().height < 100).length"
+UNSEEN = "[...document.images].filter(e => !e.complete || !e.naturalWidth || e.width < 40 || !e.alt).length"
 SECTIONS = "[...document.querySelectorAll('section')].map(e => e.id)"
 
 
-def test_page_in_a_browser(run: Run) -> None:
+@pytest.mark.parametrize("name", ["run", "pixels"])
+def test_page_in_a_browser(name: str, request: pytest.FixtureRequest) -> None:
     executable = chromium()
     if executable is None:
         pytest.skip("no Chromium on the path; POLYTASK_CHROMIUM names one")
+    run: Run = request.getfixturevalue(name)
     assert run.folder is not None
     page = run.folder / "report.html"
     with Browser(executable) as browser:
@@ -40,7 +43,9 @@ def test_page_in_a_browser(run: Run) -> None:
             assert browser.value(OVER) == []
             assert browser.value(ON_ONE_ANOTHER) == []
             assert browser.value(EMPTY) == 0
+            assert browser.value(UNSEEN) == 0
+            assert bool(browser.value("document.images.length")) == (name == "pixels")
             paper = browser.value("getComputedStyle(document.querySelector('main')).backgroundColor")
             assert paper == ("rgb(21, 24, 28)" if dark else "rgb(255, 255, 255)")
         assert browser.complaints == []
-        assert set(browser.requests) == {page.as_uri()}
+        assert {url for url in browser.requests if not url.startswith("data:image/png;base64,")} == {page.as_uri()}

@@ -73,7 +73,7 @@ class DenseRegression(DenseTask):
         return without_empty(super().labels_of(table), self._there)
 
     def _there(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        there: NDArray[np.bool_] = np.isfinite(values)
+        there: NDArray[np.bool_] = ~np.isnan(values)
         return there if self.missing is None else there & (values != self.missing)
 
     def check_labels(self, column: pa.Array) -> None:
@@ -81,7 +81,9 @@ class DenseRegression(DenseTask):
             return
         values = arrays_of(column)
         known = column.is_valid().to_numpy(zero_copy_only=False)[:, None, None]
-        self._refuse(np.isinf(values) & known, "infinite", "Mend them, or give NaN where there is no label.")
+        self._refuse(
+            np.isinf(values) & self._there(values) & known, "infinite", "Mend them, or give NaN where there is no label."
+        )
         if self.on_logarithms:
             mend = "Use transform: standardize with the loss l1 or mse, or say which number means no label: missing: 0."
             self._refuse(self._there(values) & (values <= 0) & known, "not above 0, and so have no logarithm", mend)
