@@ -50,7 +50,7 @@ def recipe(source: Arrays, targets: str, epochs: int, seed: int) -> Recipe:
                 "targets": targets,
                 "warmup": round(WARMUP * epochs),
             },
-            {"kind": "reconstruction", "name": "image", "head": {"kind": "upsampling", "links": False}},
+            {"kind": "reconstruction", "name": "image"},
         ],
         encoder={"kind": "cnn", "widths": [32, 64], "vector": 64, "dropout": 0},
         trainer={"epochs": epochs, "device": "cpu"},

@@ -257,7 +257,7 @@ def test_digits_fall_into_groups_while_they_are_reconstructed() -> None:
     source = Arrays((digits.images * 15.9375).astype(np.uint8), {"digit": digits.target})
     tasks = [
         {"kind": "clustering", "name": "group", "column": "digit", "warmup": 6},
-        {"kind": "reconstruction", "name": "image", "head": {"kind": "upsampling", "links": False}},
+        {"kind": "reconstruction", "name": "image"},
     ]
     encoder = {"kind": "cnn", "widths": [32, 64], "vector": 64, "dropout": 0}
     run = fit(Recipe(sources=[source], tasks=tasks, encoder=encoder, trainer={"epochs": 10, "best": "mean", "device": "cpu"}))

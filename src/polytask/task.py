@@ -111,8 +111,8 @@ class Task(Component, family="tasks"):
         spatial: What a task with an answer at every pixel has as target: "codes", uint8 ``[B, H, W]`` with NO_LABEL where there
             is none; "numbers", float32 ``[B, H, W]`` with NaN where there is none; "image", the input image itself, uint8
             ``[B, C, H, W]``. None for a task of the whole row.
-        usual_head: The kind of head that the task takes where it has none of its own, unless the recipe's is of this kind; None
-            for the recipe's.
+        usual_head: The head that the task takes where it has none of its own, unless the recipe's is of the same kind; None for
+            the recipe's.
     """
 
     default_metrics: ClassVar[tuple[str, ...]] = ()
@@ -122,7 +122,7 @@ class Task(Component, family="tasks"):
     tunes_on_training: ClassVar[bool] = False
     says_yes: ClassVar[bool] = False
     spatial: ClassVar[Spatial | None] = None
-    usual_head: ClassVar[str | None] = None
+    usual_head: ClassVar[str | Mapping[str, Any] | None] = None
 
     name: str = Field(min_length=1)
     column: str | None = None
@@ -178,7 +178,8 @@ class Task(Component, family="tasks"):
         """The head that the task takes in a recipe with this one."""
         if self.head is not None:
             return self.head
-        return usual if self.usual_head in (None, usual.kind) else Head.coerce(self.usual_head)
+        own = usual if self.usual_head is None else Head.coerce(self.usual_head)
+        return usual if own.kind == usual.kind else own
 
     @property
     def own_columns(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -25,7 +25,7 @@ class DenseTask(Task, abstract=True):
     label.
     """
 
-    usual_head: ClassVar[str | None] = "upsampling"
+    usual_head: ClassVar[str | Mapping[str, Any] | None] = "upsampling"
 
     def labels_of(self, table: pa.Table) -> pa.Array:
         column = table.column(self.label_column)

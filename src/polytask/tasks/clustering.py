@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import torch
@@ -65,7 +65,7 @@ class Clustering(Task):
     )
     default_metrics: ClassVar[tuple[str, ...]] = ("nmi", "ari", "accuracy", "silhouette", "evenness")
     couples_rows: ClassVar[bool] = True
-    usual_head: ClassVar[str | None] = "cluster"
+    usual_head: ClassVar[str | Mapping[str, Any] | None] = "cluster"
 
     n_clusters: int = Field(default=10, ge=2)
     targets: Literal["balanced", "dec"] = "balanced"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import torch
@@ -44,7 +45,7 @@ class Embedding(Task):
     default_metrics: ClassVar[tuple[str, ...]] = tuple(f"recall_at_{k}" for k in NEIGHBORS)
     couples_rows: ClassVar[bool] = True
     has_constant: ClassVar[bool] = False
-    usual_head: ClassVar[str | None] = "projection"
+    usual_head: ClassVar[str | Mapping[str, Any] | None] = "projection"
 
     width: int = Field(default=64, ge=2)
     temperature: float = Field(default=0.1, gt=0)

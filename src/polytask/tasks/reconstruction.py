@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -29,6 +29,9 @@ class Reconstruction(DenseTask):
     Its column is that of an image among the inputs, which it stays. The loss of a row is the mean over pixels and channels of
     the error of brightness less the training mean of the channel, divided by its deviation.
 
+    Its decoder has no links to the stages on the way, unless asked for by ``head: upsampling``: else it would be told what it
+    is to remember, and the features that it shares with other tasks would learn little from it.
+
     Args:
         masked: The share of an image's patches that is hidden from the network while it learns, under the mean color; the loss
             is then of these alone. Other tasks see the whole image, in a pass of their own; answers are of whole images.
@@ -42,6 +45,7 @@ class Reconstruction(DenseTask):
 
     spatial: ClassVar[Literal["codes", "numbers", "image"] | None] = "image"
     paper: ClassVar[str] = "masked: Xie 2021, arXiv:2111.09886"
+    usual_head: ClassVar[str | Mapping[str, Any] | None] = {"kind": "upsampling", "links": False}
     losses: ClassVar[tuple[str, ...]] = ("mse", "l1")
     default_metrics: ClassVar[tuple[str, ...]] = ("rmse", "psnr")
 
