@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,14 @@ from PIL import Image
 
 from polytask import Arrays, Balance, Frame, Recipe, Split, fit, load, resume
 from polytask.balancer import Balancer
-from polytask.batch import Stored
+from polytask.batch import Dataset, Stored
 from polytask.encoder import Encoder
 from polytask.errors import PolytaskError
 from polytask.model import MultiTaskModel, build_model
 from polytask.preparation import prepare
 from polytask.sharing import Sharing
 from polytask.training import Epoch
+from polytask.update import Updater
 from tests.cli.command import done, mistake
 from tests.contracts.examples import example
 
@@ -139,6 +142,43 @@ def test_what_tasks_share_has_the_weighted_sum_of_their_gradients(encoder: str) 
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-5)
 
 
+def in_float64(data: Dataset) -> Dataset:
+    def doubled(values: Mapping[str, Any]) -> dict[str, Any]:
+        floats = (torch.is_tensor(value) and value.is_floating_point() for value in values.values())
+        return {key: value.double() if wide else value for (key, value), wide in zip(values.items(), floats, strict=True)}
+
+    return replace(data, inputs=tuple(doubled(part) for part in data.inputs), targets=doubled(data.targets))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Encoder.kinds() if Encoder.find(kind).reads_images])
+def test_a_batch_of_images_in_pieces_is_the_whole_batch(kind: str) -> None:
+    """In float64 and without dropout: losses and gradients of a step that some rows have no label for."""
+    table = rows()
+    table["level"][::3] = np.nan
+    encoder = example(Encoder, kind)
+    calm = encoder.model_copy(update={"dropout": 0.0} if "dropout" in type(encoder).model_fields else {})
+    found = []
+    for n_pieces in (1, 4):
+        asked = recipe(calm, sources=[Frame(table)], trainer={**TRAINER, "clip": None, "average": None, "accumulate": n_pieces})
+        data = prepare(asked)
+        model = build_model(asked.encoder, asked.sharing, asked.head, [data.inputs[0].codec], data.tasks).double()
+        update = Updater(model.train(), asked.trainer, asked.balancer, data.training.tasks)
+        losses = update.in_pieces(torch.arange(32), in_float64(data.training).batch, 1e-3)
+        found.append([*losses.values(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 2
+    assert max(float((one - other).abs().max()) for one, other in zip(*found, strict=True)) < 1e-12
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Encoder.kinds() if Encoder.find(kind).reads_images])
+def test_bfloat16_is_close_to_float32_on_images(kind: str) -> None:
+    trainer = {**TRAINER, "epochs": 3, "optimizer": {"lr": 5e-3}}
+    full, half = (fit(recipe(example(Encoder, kind), trainer={**trainer, "precision": p})) for p in ("float32", "bfloat16"))
+    assert {value.dtype for value in half.bundle.model.state_dict().values()} == {torch.float32}
+    for one, other in zip(full.history, half.history, strict=True):
+        assert one["training"] != other["training"]
+        assert other["training"] == pytest.approx(one["training"], rel=0.05)
+
+
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """data/labels.csv with paths that begin there, and the images in data/img."""
@@ -157,7 +197,9 @@ WORDS = ("--image", "photo", "--task", "bright", "--task", "level:regression", "
 
 
 def test_a_column_of_paths_on_the_command_line(photos: Path) -> None:
-    said = done("fit", "data/labels.csv", *WORDS, "--out", "run", "--set", "images.cache=kept")
+    changes = ("--set", "images.cache=kept", "--set", "augmentation={flip: 0.5, rotation: 10}")
+    said = done("fit", "data/labels.csv", *WORDS, "--out", "run", *changes, "--set", "tasks.bright.varies_with=[flip]")
+    assert "note: augmentation: flip is left out, for 'bright' varies with it" in said
     assert "note: 60 images of 'photo' of other sizes brought to 64 x 64 pixels, each side for itself" in " ".join(said.split())
     assert len(list((photos.parent / "kept").glob("*.npy"))) == 1
     answers = done("predict", "run", "data/new.csv")
@@ -165,6 +207,7 @@ def test_a_column_of_paths_on_the_command_line(photos: Path) -> None:
     assert "bright" in done("evaluate", "run", "data/labels.csv")
     drafted = done("init", "data/labels.csv", *WORDS)
     assert "  photo: image" in drafted
+    assert "\naugmentation:\n  flip: 0.0" in drafted
     Path("recipe.yaml").write_text(drafted, encoding="utf-8")
     assert done("fit", "recipe.yaml", "--out", "run2").count("level") > 1
     assert load("run2").recipe.encoder == load("run").recipe.encoder

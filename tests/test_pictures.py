@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from polytask.errors import CellsError, PolytaskError
 from polytask.images import ImageFeature, Images
 from polytask.pictures import form_of, located, read_pictures
 from polytask.source import as_table, image_array
+from polytask.sources import Frame
 
 
 def column(cells: Any, kind: Any = None) -> pa.ChunkedArray:
@@ -108,6 +110,22 @@ def test_a_missing_image_has_the_mean_color_and_is_told_apart(files: list[str]) 
     assert InputCodec(**codec.model_dump(mode="json")) == codec
     tried = codec.made_up(5)["image_photo"]
     assert (tried.shape, tried.dtype) == ((5, 3, 9, 7), torch.uint8)
+
+
+def test_cells_of_arrays_may_be_missing() -> None:
+    whole = image_array(np.arange(12, dtype=np.uint8).reshape(3, 2, 2), "x")
+    holes = [
+        pa.array([[0, 1, 2, 3], None, [8, 9, 10, 11]], whole.type.storage_type),
+        pc.if_else([True, False, True], whole.storage, None),
+    ]
+    tables = [pa.table({"x": pa.ExtensionArray.from_storage(whole.type, storage)}) for storage in holes]
+    for table in tables:
+        read = read_pictures(table["x"], form_of("x", table["x"], Images()))
+        assert read.missing.tolist() == [False, True, False]
+        assert read.pixels[[0, 2]].flatten().tolist() == [0, 1, 2, 3, 8, 9, 10, 11]
+    first, second = (Frame(table).fingerprint() for table in tables)
+    assert first == second, "whatever lies beneath a hole"
+    assert first != Frame(pa.table({"x": whole})).fingerprint()
 
 
 def test_decoded_images_are_kept_and_read_again_only_where_a_file_changed(

@@ -14,6 +14,7 @@ _HOMES = {
     "polytask.training": ("Trainer",),
     "polytask.optimization": ("Optimizer",),
     "polytask.splitting": ("Split",),
+    "polytask.images": ("Images",),
     "polytask.experiment": ("fit", "resume"),
     "polytask.run": ("Run", "load"),
     "polytask.warm_start": ("WarmStart",),
@@ -22,9 +23,9 @@ _HOMES = {
     "polytask.tuning.tune": ("tune",),
     "polytask.export.serving": ("ExportedModel",),
     "polytask.gradients.balance": ("Balance",),
-    "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays"),
+    "polytask.sources": ("CSV", "Parquet", "ARFF", "JSONL", "Frame", "Arrays", "Folder"),
     "polytask.tasks": ("Regression", "Binary", "Multiclass", "Ordinal", "Count", "Multilabel", "Quantile"),
-    "polytask.encoders": ("Table", "TabM"),
+    "polytask.encoders": ("Table", "TabM", "CNN"),
     "polytask.sharings": ("Hard",),
     "polytask.heads": ("Linear", "MLP"),
     "polytask.balancers": ("Equal", "Fixed", "Uncertainty", "DWA"),
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from polytask.balancers.fixed import Fixed as Fixed
     from polytask.balancers.uncertainty import Uncertainty as Uncertainty
     from polytask.checkpoint import Stopped as Stopped
+    from polytask.encoders.cnn import CNN as CNN
     from polytask.encoders.table import Table as Table
     from polytask.encoders.tabm import TabM as TabM
     from polytask.errors import PolytaskError as PolytaskError
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from polytask.gradients.balance import Balance as Balance
     from polytask.heads.linear import Linear as Linear
     from polytask.heads.mlp import MLP as MLP
+    from polytask.images import Images as Images
     from polytask.optimization import Optimizer as Optimizer
     from polytask.recipe import Recipe as Recipe
     from polytask.run import Run as Run
@@ -57,6 +60,7 @@ if TYPE_CHECKING:
     from polytask.sources.arff import ARFF as ARFF
     from polytask.sources.arrays import Arrays as Arrays
     from polytask.sources.csv import CSV as CSV
+    from polytask.sources.folder import Folder as Folder
     from polytask.sources.frame import Frame as Frame
     from polytask.sources.jsonl import JSONL as JSONL
     from polytask.sources.parquet import Parquet as Parquet

@@ -51,6 +51,19 @@ class FeatureSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Mixed:
+    """With what the inputs of a batch were mixed (mixup).
+
+    Attributes:
+        order: The row of the batch that was mixed into each; a permutation.
+        share: How much of a row is its own.
+    """
+
+    order: Int[Tensor, " B"]
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Some rows, with what is known of them.
 
@@ -61,6 +74,8 @@ class Batch:
         labeled: Per task the indices of the rows that have a label, int64; None where all have.
         n_rows: B.
         weights: How much each row counts, ``[B]``, for the tasks whose rows do not count alike.
+        rows: Where each stands in the data set it was cut from.
+        mixed: What its inputs were mixed with; None where they are its own.
     """
 
     inputs: tuple[Inputs, ...]
@@ -68,6 +83,8 @@ class Batch:
     labeled: Mapping[str, Int[Tensor, " n"] | None]
     n_rows: int
     weights: Mapping[str, Float[Tensor, " B"]] = field(default_factory=dict)
+    rows: Int[Tensor, " B"] | None = None
+    mixed: Mixed | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -79,6 +96,16 @@ class Batch:
         left_out = set(tasks)
         targets = {name: target for name, target in self.targets.items() if name not in left_out}
         return replace(self, targets=targets, labeled={name: self.labeled[name] for name in targets})
+
+    def labeled_as(self, order: Int[Tensor, " B"]) -> Batch:
+        """The same inputs with the labels of other rows of it."""
+        labeled = {
+            task: None if r is None else self.present(task)[order].nonzero().squeeze(1) for task, r in self.labeled.items()
+        }
+        targets, weights = (
+            {task: value.index_select(0, order) for task, value in each.items()} for each in (self.targets, self.weights)
+        )
+        return replace(self, targets=targets, labeled=labeled, weights=weights)
 
     def present(self, task: str) -> Bool[Tensor, " B"]:
         """Which rows have a label of ``task``."""
@@ -201,7 +228,7 @@ class Dataset:
             )
         targets = {task: target.index_select(0, rows) for task, target in self.targets.items()}
         weights = {task: weights.index_select(0, rows) for task, weights in self.weights.items()}
-        return Batch(inputs, targets, {task: self._labeled(task, rows) for task in self.targets}, len(rows), weights)
+        return Batch(inputs, targets, {task: self._labeled(task, rows) for task in self.targets}, len(rows), weights, rows)
 
     def where(self, mask: Bool[Tensor, " N"]) -> Dataset:
         """The rows where ``mask`` is True."""

@@ -15,7 +15,7 @@ from polytask.cells import CategoryFeature, Cells, ColumnKind, NumberFeature, de
 from polytask.component import Settings
 from polytask.errors import PolytaskError, counted, did_you_mean, listed
 from polytask.images import ENDINGS, ImageFeature, Images
-from polytask.pictures import Pictures, form_of, holds_images, read_pictures
+from polytask.pictures import Pictures, form_of, holds_clips, holds_images, read_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +36,9 @@ class InputCodec(Settings):
       (categories, so that a season or a weekend need not be one stretch of a scale).
     - A category has the codes 1 ... K by descending frequency in training; 0 means never seen there. Missing cells have a code
       of their own, the last one, where training had some, and are 0 elsewhere.
-    - An image is uint8 ``[channels, height, width]``; networks subtract the mean of the training images and divide by their
-      deviation, per channel. A missing one has the mean color everywhere, and a number "... is missing" as above.
+    - An image is uint8 ``[channels, height, width]``, a clip ``[frames, channels, height, width]``; networks subtract the mean
+      of the training images and divide by their deviation, per channel. A missing one has the mean color everywhere, and a
+      number "... is missing" as above.
 
     Attributes:
         kinds: The kind of every input column, in the order given.
@@ -153,7 +154,7 @@ class InputCodec(Settings):
 
         Returns:
             "numbers", float32 of shape [N, len(numbers)], "categories", int64 of shape [N, len(cardinalities)], and for every
-            image feature, by its key, uint8 of shape [N, channels, height, width].
+            image feature, by its key, uint8 of shape [N, channels, height, width], of clips with frames before the channels.
 
         Raises:
             PolytaskError: A column is not there, holds cells that do not fit its kind (told by row, the first being 1), or
@@ -226,7 +227,9 @@ def describe_column(column: pa.ChunkedArray) -> tuple[ColumnKind, str]:
     column = decoded(column)
     kind, types = column.type, pa.types
     if holds_images(column):
-        return "image", f"images of {' x '.join(map(str, kind.shape))}"
+        frames, size = (kind.shape[0], kind.shape[1:]) if holds_clips(column) else (1, kind.shape)
+        what = "images" if frames == 1 else f"clips of {frames} frames"
+        return "image", f"{what} of {' x '.join(map(str, size))}"
     present = column.drop_null()
     if not len(present):
         return "number", "every cell is missing, so it is left out"

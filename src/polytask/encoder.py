@@ -62,12 +62,14 @@ class Encoder(Component, family="encoders"):
 
     Class attributes:
         reads_images: Whether it needs an image among its inputs; else it reads numbers and categories alone.
+        reads_clips: Whether its images may have several frames.
         brings_weights: Whether its parts begin with weights that were learned elsewhere.
         pace_fields: The fields that say how its parts are trained, not what they are.
         held_fields: The fields that ``settled`` fills for a model that is saved, and that no recipe needs.
     """
 
     reads_images: ClassVar[bool] = False
+    reads_clips: ClassVar[bool] = False
     brings_weights: ClassVar[bool] = False
     pace_fields: ClassVar[frozenset[str]] = frozenset()
     held_fields: ClassVar[frozenset[str]] = frozenset()
@@ -124,6 +126,18 @@ class Encoder(Component, family="encoders"):
             mend = "Say which column is one (columns: {photo: image}, or --image photo), or take encoder: tabm."
             raise PolytaskError("it reads images, and none is among the inputs", where=where, found=listed(others), mend=mend)
 
+    def check_frames(self, image: ImageFeature) -> None:
+        """Whether the encoder reads an image of so many frames.
+
+        Raises:
+            PolytaskError: It has several, and the encoder reads still images alone.
+        """
+        if image.frames > 1 and not self.reads_clips:
+            kinds = [kind for kind in Encoder.kinds() if Encoder.find(kind).reads_clips]
+            what, found = "it reads still images, not clips", f"{image.column!r} with {image.frames} frames"
+            mend = f"Take encoder: {listed(kinds)}, or one frame with images.frames: 1."
+            raise PolytaskError(what, where=f"encoder {self.kind}", found=found, mend=mend)
+
     def check_task(self, task: Task) -> None:
         """Whether the encoder makes features that a task can be learned from.
 
@@ -177,6 +191,8 @@ class TrunkPlan:
     def __init__(self, encoder: Encoder, codecs: Sequence[InputCodec], seed: int = 0, clock: Clock | None = None) -> None:
         for codec in codecs:
             encoder.check_reads([image.column for image in codec.image_features], [*codec.numbers, *codec.categories])
+            for image in codec.image_features:
+                encoder.check_frames(image)
         self._stems = {set_key(codec): encoder.stem(codec) for codec in codecs}
         first, *others = self._stems.values()
         specs = {first.spec, *(part.spec for part in others)}

@@ -18,7 +18,7 @@ from polytask.bundle import n_parameters
 from polytask.checkpoint import STATE, Checkpoints
 from polytask.errors import PolytaskError, listed
 from polytask.evaluation.conflict import agreement_of, conflict_notes
-from polytask.fitting import score, train_bundle
+from polytask.fitting import augmenter_of, score, train_bundle, with_rows_that_fit
 from polytask.preparation import prepare
 from polytask.recipe import Recipe
 from polytask.run import Run, load
@@ -71,6 +71,9 @@ def resume(folder: str | Path, recipe: Recipe | None = None, *, on_epoch: Callab
         raise PolytaskError("no training to go on with", where=str(folder), mend="`polytask fit ... --out` begins one.")
     stored = Recipe.from_yaml(asked)
     given = stored if recipe is None else anchored(recipe)
+    if given.trainer.batch_size == "fits":  # what was found then
+        size = {"batch_size": stored.trainer.batch_size}
+        given = given.model_copy(update={"trainer": given.trainer.model_copy(update=size)})
     one, two = given.to_dict(), stored.to_dict()
     if other := [key for key in one if one[key] != two[key]]:
         what = f"the training was begun with another {listed(other)}"
@@ -82,6 +85,7 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
     """Prepare, train, score and save."""
     began = time.perf_counter()
     prepared = prepare(recipe)
+    recipe, asked = with_rows_that_fit(recipe, prepared), recipe
     fingerprints, origin = recipe.fingerprints(), prepared.origin
     if place is None:
         bundle, history = train_bundle(recipe, prepared, on_epoch=on_epoch)
@@ -107,7 +111,14 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
         "best_epochs": {task: epoch.epoch for epoch in history for task in epoch.best},
         "data": fingerprints,
         "parts": dict(prepared.parts),
-        "notes": [*prepared.notes, *left_out(history), *gradient_notes(history), *conflicts],
+        "notes": [
+            *prepared.notes,
+            *_told_of_size(asked, recipe),
+            *augmenter_of(recipe, prepared).notes,
+            *left_out(history),
+            *gradient_notes(history),
+            *conflicts,
+        ],
     }
     if origin is not None:
         record["warm_start"] = {"run": str(origin.settings.run), "weights": origin.fingerprint}
@@ -116,6 +127,15 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
     if place is not None:
         _write_or_rescue(run, place)
     return run
+
+
+def _told_of_size(asked: Recipe, recipe: Recipe) -> list[str]:
+    size = recipe.trainer.batch_size
+    return (
+        []
+        if size == asked.trainer.batch_size
+        else [f"batches of {size} rows, the most that fit in memory (of 4,096 and a tenth of the rows at most)"]
+    )
 
 
 @contextmanager

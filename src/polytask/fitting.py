@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import polytask
+from polytask.augmenting import Augmenter
 from polytask.batch import Dataset
 from polytask.bundle import Bundle
 from polytask.checkpoint import Checkpoints
@@ -21,12 +22,13 @@ from polytask.given import with_joint_labels
 from polytask.initialization import scale_stages
 from polytask.intervals import N_RESAMPLES
 from polytask.manifest import Manifest, TaskRecord
+from polytask.memory import Steps
 from polytask.model import MultiTaskModel, outputs_by_batch, outputs_on
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.scores import Scores, score_task
 from polytask.task import Task
-from polytask.trainer import train
+from polytask.trainer import told_out_of_memory, train
 from polytask.training import Epoch
 from polytask.warm_start import frozen
 
@@ -57,13 +59,13 @@ def train_bundle(
             nothing to balance.
     """
     recipe.sharing.check_balancer(recipe.balancer)  # a copy of a recipe with another part is not checked as a recipe is
-    wanted, origin = _among(prepared.tasks, tasks), prepared.origin
-    if origin is not None:
-        wanted = [fitted for fitted in wanted if fitted.task.name not in origin.frozen_tasks]
+    recipe = with_rows_that_fit(recipe, prepared)
+    wanted, origin = _trained(prepared, tasks), prepared.origin
     names = [fitted.task.name for fitted in wanted]
     for fitted in wanted:
         _held_out(fitted.task, prepared)  # said before training
     seed = recipe.seed if seed is None else seed
+    augmenter = augmenter_of(recipe, prepared, tasks, seed)
     bundle = untrained(recipe, prepared, tasks, seed)
     every = [record.task for record in bundle.manifest.tasks]
     training = labeled_rows(with_joint_labels(prepared.training, every), names)
@@ -83,6 +85,7 @@ def train_bundle(
             seed=seed,
             primary=[name for name in recipe.primary if name in names],
             mixing=recipe.mixing,
+            augmenter=augmenter,
             begun=() if origin is None else origin.begun(names),
             on_epoch=on_epoch,
             checkpoints=checkpoints,
@@ -91,6 +94,34 @@ def train_bundle(
     bundle = bundle.with_weights(chosen if origin is None else origin.with_frozen_tasks(chosen))
     _tune(bundle, prepared, names)
     return bundle, trained.history
+
+
+def first_steps(recipe: Recipe, prepared: Prepared) -> Steps:
+    """The first steps of a recipe's training, to see what memory they take."""
+    names = [fitted.task.name for fitted in prepared.tasks]
+    data = labeled_rows(with_joint_labels(prepared.training, [fitted.task for fitted in prepared.tasks]), names)
+
+    def build() -> MultiTaskModel:
+        model = untrained(recipe, prepared, names, recipe.seed).model
+        assert isinstance(model, MultiTaskModel)  # no manifest of a recipe has snapshots
+        return model
+
+    return Steps(build, data, recipe.trainer, recipe.balancer, recipe.seed)
+
+
+def with_rows_that_fit(recipe: Recipe, prepared: Prepared) -> Recipe:
+    """The recipe with a number for its batch size, where that is to be the largest that fits in memory.
+
+    Raises:
+        PolytaskError: Not even a single row fits.
+    """
+    if recipe.trainer.batch_size != "fits":
+        return recipe
+    steps = first_steps(recipe, prepared)
+    with told_out_of_memory():
+        found = steps.rows_that_fit(recipe.trainer.most_rows(steps.data.n_rows))
+    size = recipe.trainer.rows_per_step(steps.data.n_rows) if found is None else found
+    return recipe.model_copy(update={"trainer": recipe.trainer.model_copy(update={"batch_size": size})})
 
 
 def untrained(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = None, seed: int | None = None) -> Bundle:
@@ -118,6 +149,23 @@ def untrained(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = 
     )
     # From now on it is built from what it holds: weights that its encoder brought are among its own.
     return replace(bundle, manifest=bundle.manifest.model_copy(update={"encoder": encoder.settled()}))
+
+
+def augmenter_of(recipe: Recipe, prepared: Prepared, tasks: Sequence[str] | None = None, seed: int | None = None) -> Augmenter:
+    """What augments the training batches of these tasks, None for all.
+
+    Raises:
+        PolytaskError: There is something to do, and no image.
+    """
+    trained = [fitted.task for fitted in _trained(prepared, tasks)]
+    codecs = [part.codec for part in prepared.inputs]
+    return Augmenter(recipe.augmentation, codecs, trained, recipe.seed if seed is None else seed)
+
+
+def _trained(prepared: Prepared, tasks: Sequence[str] | None) -> list[FittedTask]:
+    """Those of these tasks that are not frozen."""
+    frozen_tasks = () if prepared.origin is None else prepared.origin.frozen_tasks
+    return [fitted for fitted in _among(prepared.tasks, tasks) if fitted.task.name not in frozen_tasks]
 
 
 def _among(fitted: Sequence[FittedTask], tasks: Sequence[str] | None) -> list[FittedTask]:
@@ -207,7 +255,7 @@ def _metrics(fitted: FittedTask, views: Views, truth: Tensor, data: Dataset) -> 
 def row_losses(bundle: Bundle, data: Dataset) -> dict[str, NDArray[np.float64]]:
     """The normalized loss of each labeled row, per task."""
     found: dict[str, list[Tensor]] = {task: [] for task in data.tasks}
-    for task, output, target in _labeled_outputs(bundle, data, data.tasks):
+    for task, output, target in labeled_outputs(bundle, data, data.tasks):
         with torch.inference_mode():
             found[task].append(bundle.tasks[task].answer_losses(output, target))
     return {task: _normalized(bundle.tasks[task], torch.cat(losses), data) for task, losses in found.items()}
@@ -232,7 +280,7 @@ def _judged(bundle: Bundle, data: Dataset) -> dict[str, tuple[Views, Tensor, Vie
     """What each task that has labels says of the rows that have them, what is true, and what the best constant says."""
     present = [task for task in data.tasks if bool(data.present[task].any())]
     parts: dict[str, list[tuple[Views, Tensor, Views]]] = {task: [] for task in present}
-    for task, output, target in _labeled_outputs(bundle, data, present):
+    for task, output, target in labeled_outputs(bundle, data, present):
         fitted = bundle.tasks[task]
         with torch.inference_mode():
             parts[task].append((*fitted.judged(output, target), fitted.constant_judged(target)))
@@ -246,7 +294,7 @@ def _joined(views: Sequence[Views]) -> Views:
     return {name: torch.cat([part[name] for part in views]) for name in views[0]}
 
 
-def _labeled_outputs(bundle: Bundle, data: Dataset, tasks: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+def labeled_outputs(bundle: Bundle, data: Dataset, tasks: Sequence[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
     """For batch after batch each task with what the network says of the rows that have its label, and their targets."""
     for batch, outputs in outputs_by_batch(bundle.model, data, tasks):
         for task, output in outputs.items():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from polytask.columns import IMAGE_NAME
 from polytask.errors import PolytaskError
 
 MAX_CLASSES = 100
 FEW_ROWS = 20
 LEVELS = range(3, 13)
 MAX_SHOWN = 40
+PIXELS_NAME = rf"{IMAGE_NAME}|(?i)\.npy$"
 
 
 def guess_task(column: pa.ChunkedArray) -> tuple[str, str]:
@@ -28,6 +30,7 @@ def guess_task(column: pa.ChunkedArray) -> tuple[str, str]:
         ('regression', '3 different numbers from 1.5 to 7')
     """
     kind, types = column.type, pa.types
+    _refuse_pixels(column)
     is_number = types.is_integer(kind) or types.is_floating(kind)
     if not (is_number or types.is_boolean(kind) or types.is_string(kind) or types.is_null(kind)):
         mend = "Turn it into a number first, such as the days since a start."
@@ -46,6 +49,22 @@ def guess_task(column: pa.ChunkedArray) -> tuple[str, str]:
         found = f"text with {len(values):,} different values in {len(present):,} rows"
         raise PolytaskError("no kind of task can be guessed", found=found, mend=mend)
     return "multiclass", f"text with {len(values)} different values"
+
+
+def _refuse_pixels(column: pa.ChunkedArray) -> None:
+    """Names of files and arrays may be labels of pixels, but of what sort only their user knows."""
+    found = ""
+    if pa.types.is_string(column.type) and column.null_count < len(column):
+        text = column.drop_null()
+        if bool(pc.all(pc.match_substring_regex(text, PIXELS_NAME)).as_py()):
+            found = f"names of {len(text):,} files, such as {_shown(text[0].as_py())}"
+    elif isinstance(column.type, pa.FixedShapeTensorType):
+        found = f"arrays of {' x '.join(map(str, column.type.shape))}"
+    if found:
+        mend = (
+            "If these label every pixel of an image say so: name:segmentation for classes, name:dense_regression for numbers."
+        )
+        raise PolytaskError("no kind of task can be guessed", found=found, mend=mend)
 
 
 def _guess_number(values: pa.Array) -> tuple[str, str]:

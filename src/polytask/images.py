@@ -1,4 +1,4 @@
-"""One image: how it is asked for, opened, refused, and brought into the form that a network reads."""
+"""One image or clip: how it is asked for, opened, refused, and brought into the form that a network reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,9 @@ class Images(Settings):
         size: Height and width that they are brought to, one number for both; None for their own where all are alike and at most
             128 pixels high and wide, else 64.
         color: color, or grey (0.299 R + 0.587 G + 0.114 B); None for grey where all are grey, else color.
+        frames: How many frames are taken of every image: more than one make it a clip. They are evenly spaced, from the first
+            to the last of a GIF, WEBP, PNG or TIFF with several; where there are fewer the last is repeated. None for the first
+            of a file, and all that arrays have.
         resize: How an image of another shape is brought to the size. stretch: each side for itself; crop: scaled until it
             covers the size, its middle is kept; pad: scaled until it fits, on black.
         on_damaged: What to do where an image is missing in its place, empty, damaged, too large, or of another format than its
@@ -62,6 +65,7 @@ class Images(Settings):
 
     size: int | tuple[int, int] | None = None
     color: Color | None = None
+    frames: int | None = Field(default=None, ge=1)
     resize: Resize = "stretch"
     on_damaged: Literal["error", "skip"] = "error"
     max_pixels: int = Field(default=50_000_000, ge=1)
@@ -75,13 +79,16 @@ class Images(Settings):
 
 
 class ImageFeature(Settings):
-    """An image of every row, uint8 ``[channels, height, width]``, in the form that training decided on.
+    """An image of every row, in the form that training decided on: uint8 ``[channels, height, width]``, or a clip.
+
+    A clip is several frames in their order, ``[frames, channels, height, width]``.
 
     Attributes:
         column: The table's column that it comes from.
         channels: 1 for grey, 3 for red, green and blue.
         height: In pixels.
         width: In pixels.
+        frames: Of a clip; 1 for a still image, which has no such axis.
         resize: How an image of another shape is brought to this one.
         on_damaged: What to do where one cannot be used.
         max_pixels: More are refused before they are unpacked.
@@ -93,6 +100,7 @@ class ImageFeature(Settings):
     channels: int = Field(ge=1)
     height: int = Field(ge=1)
     width: int = Field(ge=1)
+    frames: int = Field(default=1, ge=1)
     resize: Resize = "stretch"
     on_damaged: Literal["error", "skip"] = "error"
     max_pixels: int = 50_000_000
@@ -112,9 +120,10 @@ class ImageFeature(Settings):
         return f"image_{plain}{told_apart}"
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        return self.channels, self.height, self.width
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height, width; of a clip its frames before them."""
+        still = (self.channels, self.height, self.width)
+        return still if self.frames == 1 else (self.frames, *still)
 
 
 class UnusableImage(Exception):  # noqa: N818  # it is told as words in a PolytaskError, never raised to a user
@@ -136,13 +145,28 @@ def require_pillow() -> None:
     Image.init()
 
 
-def picture(cell: str | bytes | Bytes, feature: ImageFeature) -> tuple[Bytes, bool]:
-    """An image in the form of a feature, ``[channels, height, width]``, and whether it had to be brought to its size.
+class Picture(NamedTuple):
+    """An image in the form of a feature.
 
-    Transparent places are white, an orientation that the file tells is followed, and of several frames the first is read.
+    Attributes:
+        pixels: ``[channels, height, width]``, of a clip ``[frames, channels, height, width]``.
+        resized: Whether it had to be brought to the size.
+        short: Whether it has fewer frames, so that the last is repeated.
+    """
+
+    pixels: Bytes
+    resized: bool
+    short: bool
+
+
+def picture(cell: str | bytes | Bytes, feature: ImageFeature) -> Picture:
+    """An image or clip in the form of a feature.
+
+    Transparent places are white, and an orientation that the file tells is followed.
 
     Args:
-        cell: The path of a file, its bytes, or pixels ``[height, width]`` or ``[height, width, channels]``.
+        cell: The path of a file, its bytes, or pixels ``[height, width]``, ``[height, width, channels]``, or of a clip
+            ``[frames, height, width, channels]``.
         feature: The form.
 
     Raises:
@@ -150,11 +174,73 @@ def picture(cell: str | bytes | Bytes, feature: ImageFeature) -> tuple[Bytes, bo
 
     Example:
         >>> feature = ImageFeature(column="photo", channels=1, height=2, width=2)
-        >>> picture(np.full((4, 2, 3), 255, np.uint8), feature)[0].tolist()
+        >>> picture(np.full((4, 2, 3), 255, np.uint8), feature).pixels.tolist()
         [[[255, 255], [255, 255]]]
     """
-    with reading(feature.max_pixels), opened(cell, feature.max_pixels) as image:
-        return _formed(image, feature)
+    with reading(feature.max_pixels):
+        if isinstance(cell, np.ndarray):
+            stills = cell if cell.ndim == 4 else cell[None]
+            taken = frames_taken(len(stills), feature.frames)
+            formed = {index: _formed(_from_array(stills[index]), feature) for index in set(taken)}
+            n_frames = len(stills)
+        else:
+            with opened(cell, feature.max_pixels) as image:
+                n_frames = _n_frames(image, cell) if feature.frames > 1 else 1
+                taken = frames_taken(n_frames, feature.frames)
+                formed = {index: _formed(_at_frame(image, index, feature.max_pixels), feature) for index in sorted(set(taken))}
+    pixels = formed[0][0] if feature.frames == 1 else np.stack([formed[index][0] for index in taken])
+    return Picture(pixels, any(resized for _, resized in formed.values()), n_frames < feature.frames)
+
+
+def _n_frames(image: Image, cell: str | bytes) -> int:
+    """How many frames a file has; a GIF that is cut between two of them would seem to have fewer."""
+    if image.format == "GIF":
+        data = cell if isinstance(cell, bytes) else Path(cell).read_bytes()
+        if not data.rstrip(b"\0").endswith(b";"):  # its last byte, after which some writers leave zeros
+            raise UnusableImage("damaged (its end is missing)")
+    return getattr(image, "n_frames", 1)
+
+
+def frames_taken(n_frames: int, wanted: int) -> list[int]:
+    """Which frames of so many are taken.
+
+    Example:
+        >>> frames_taken(10, 4), frames_taken(3, 5), frames_taken(10, 1)
+        ([0, 3, 6, 9], [0, 1, 2, 2, 2], [0])
+    """
+    if n_frames < wanted:
+        return [min(index, n_frames - 1) for index in range(wanted)]
+    return [round(index) for index in np.linspace(0, n_frames - 1, wanted).tolist()]
+
+
+def _at_frame(image: Image, index: int, max_pixels: int) -> Image:
+    """The image at a frame; the pages of a TIFF have sizes of their own."""
+    if index:
+        image.seek(index)
+        _check_size(image, max_pixels)
+    return image
+
+
+def _from_array(pixels: Bytes) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+
+
+def png(pixels: NDArray[Any]) -> bytes:
+    """Pixels as a PNG file, as they are: 8 or 16 bits ``[height, width]``, colors ``[..., 3]``, or with opacity ``[..., 4]``.
+
+    Example:
+        >>> with opened(png(np.array([[0, 7]], np.uint8)), 2) as image:
+        ...     np.asarray(image).tolist()
+        [[0, 7]]
+    """
+    require_pillow()
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG")
+    return file.getvalue()
 
 
 @contextmanager
@@ -179,8 +265,8 @@ def reading(max_pixels: int) -> Iterator[None]:
         raise UnusableImage(f"damaged ({' '.join(str(error).split()).rstrip('.')})") from None
 
 
-def opened(cell: str | bytes | Bytes, max_pixels: int) -> Image:
-    """An image with its size and mode, of which no pixel has been read.
+def opened(cell: str | bytes, max_pixels: int) -> Image:
+    """The image in a file with its size and mode, of which no pixel has been read.
 
     Raises:
         UnusableImage: There is none, or it is too large, or not what its name says.
@@ -188,23 +274,27 @@ def opened(cell: str | bytes | Bytes, max_pixels: int) -> Image:
     require_pillow()
     from PIL import Image
 
-    if isinstance(cell, np.ndarray):
-        return Image.fromarray(cell)
     if isinstance(cell, str):
         check_file(cell)
     elif not cell:
         raise UnusableImage("empty")
     with reading(max_pixels):
         image = Image.open(cell if isinstance(cell, str) else io.BytesIO(cell), formats=FORMATS)
-    told = FORMAT_OF.get(Path(cell).suffix.lower()) if isinstance(cell, str) else None
-    kind = "JPEG" if image.format == "MPO" else image.format  # several JPEG in one file, as some cameras write
-    why = "" if told in (None, kind) else f"a {kind} by its content, a {told} by its name"
-    if image.width * image.height > max_pixels:
-        why = f"{image.width:,} x {image.height:,} pixels, more than {max_pixels:,}"
-    if why:
+    try:
+        told = FORMAT_OF.get(Path(cell).suffix.lower()) if isinstance(cell, str) else None
+        kind = "JPEG" if image.format == "MPO" else image.format  # several JPEG in one file, as some cameras write
+        _check_size(image, max_pixels)
+        if told not in (None, kind):
+            raise UnusableImage(f"a {kind} by its content, a {told} by its name")
+    except UnusableImage:
         image.close()
-        raise UnusableImage(why)
+        raise
     return image
+
+
+def _check_size(image: Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise UnusableImage(f"{image.width:,} x {image.height:,} pixels, more than {max_pixels:,}")
 
 
 def check_file(path: str) -> None:

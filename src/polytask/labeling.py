@@ -48,8 +48,16 @@ def with_maps(task: Task, table: pa.Table, form: ImageFeature | None) -> tuple[p
             "Say which: --image photo.",
         )
         raise PolytaskError(what, where=task.place, mend=mend)
+    _check_still(task, form)
     labels, unusable = read_maps(table[task.label_column], form, task.spatial, task.place)
     return table.set_column(table.column_names.index(task.label_column), task.label_column, labels), unusable
+
+
+def _check_still(task: Task, form: ImageFeature) -> None:
+    if form.frames > 1:
+        what = f"a {task.kind} task has an answer at every pixel of a still image, and this is a clip"
+        found, mend = f"{form.column!r} with {form.frames} frames", "Read one frame of each: images.frames: 1."
+        raise PolytaskError(what, where=task.place, found=found, mend=mend)
 
 
 def labels_of_rows(tasks: Sequence[Task], table: pa.Table, form: ImageFeature | None) -> dict[str, pa.Array]:
@@ -107,6 +115,7 @@ def stored_images(task: Task, sets: Sequence[InputSet], inputs: Sequence[Inputs]
         every = [form.column for part in sets for form in part.codec.image_features]
         mend = f"Name one as the task's column: {listed(every)}." if every else "Say which column is one: --image photo."
         raise PolytaskError(f"column {name!r} is no image among the inputs", where=f"task {task.name!r}", mend=mend)
+    _check_still(task, found[0][1])
     if len({form.shape for _, form in found}) > 1:
         sizes = listed(" x ".join(map(str, form.shape)) for _, form in found)
         mend = "Set images.size and images.color."

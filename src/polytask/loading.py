@@ -75,8 +75,12 @@ def read_images(
         with rows_named(row_names(group)):
             known = None if origin is None else origin.image_of(names, name)
             form = known or form_of(name, table[name], _settings(recipe))
+            recipe.encoder.check_frames(form)
             pictures = read_pictures(table[name], form, recipe.images.cache)
         read[name], unusable = (form, pictures), {**pictures.unusable, **unusable}
+        if form.frames > 1:
+            short = f"; {counted(pictures.n_short, 'clip')} with fewer repeat their last" if pictures.n_short else ""
+            notes.append(f"{name!r} holds clips of {form.frames} frames of {form.height} x {form.width} pixels{short}")
         if pictures.n_resized:
             how = {"stretch": "each side for itself", "crop": "cropped", "pad": "padded"}[form.resize]
             notes.append(

@@ -21,8 +21,9 @@ LARGEST_CODE = np.iinfo(np.int16).max
 def read_maps(column: pa.ChunkedArray, form: ImageFeature, sort: Sort, where: str) -> tuple[pa.Array, dict[int, str]]:
     """The labels of every pixel of a column, as an Arrow fixed-shape tensor ``[height, width]``; null where a cell is.
 
-    Codes are int16 and -1 where there is none, numbers float32 and NaN where there is none. A file of another size is brought
-    to this one as images are (``form.resize``), without a value that it does not hold: each pixel takes that of the nearest.
+    Codes are int16 and -1 where there is none, also in an array that is read; numbers are float32 and NaN where there is none.
+    A file of another size is brought to this one as images are (``form.resize``), without a value that it does not hold: each
+    pixel takes that of the nearest.
 
     Args:
         column: Paths of files (those of images; ``.npy`` arrays), bytes of image files, or arrays of numbers
@@ -87,7 +88,9 @@ def _holds(values: NDArray[Any], sort: Sort) -> bool:
     """Whether all of some values can be of the sort."""
     if sort == "numbers" or values.dtype in (np.bool_, np.uint8):
         return True
-    return bool(values.min(initial=0) >= 0 and values.max(initial=0) <= LARGEST_CODE and (values == np.floor(values)).all())
+    return bool(
+        values.min(initial=0) >= NONE["codes"] and values.max(initial=0) <= LARGEST_CODE and (values == np.floor(values)).all()
+    )
 
 
 def _read(cell: str | bytes | NDArray[Any], form: ImageFeature, sort: Sort) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
 from polytask.head import Head, OneForAll, OutputSpec, Said, pooled
 from polytask.reading import Reading, given_of, handed_of, in_order, reads_of, with_read
-from polytask.seeding import Clock, derived_seed, seed_draws, seeded
+from polytask.seeding import Clock, derived_seed, draws_of, seed_draws, seeded
 from polytask.sharing import SharedTrunk, Sharing, module_key
 from polytask.task import constant_output
 
@@ -100,14 +100,24 @@ class MultiTaskModel(nn.Module):
     def losses(self, batch: Batch, of_answers: bool = False) -> dict[str, Tensor]:
         """The mean loss of each task with a label in this batch, divided by its null loss and times its weight.
 
+        Of inputs that were mixed it is the losses for the labels of both rows, mixed alike (Zhang 2018, arXiv:1710.09412; for
+        cross-entropy that is the loss for mixed labels).
+
         Args:
             batch: The rows.
             of_answers: Judge an ensemble by the mean of its members' estimates, not each member for itself as in training.
         """
-        tasks = batch.tasks
         self.trunk.see(batch)
-        outputs = self.learned(batch.inputs, tasks)
-        return {task: self._loss(task, outputs[task], batch, of_answers) for task in tasks}
+        hiding = [task for task in batch.tasks if self.tasks[task].task.hides]
+        losses = {task: self._loss_of_hidden(task, batch, of_answers) for task in hiding}
+        whole = [task for task in batch.tasks if task not in hiding]
+        outputs = self.learned(batch.inputs, whole) if whole else {}  # last, for the trunk's penalty is of the last pass
+        losses |= {task: self._loss(task, output, batch, of_answers) for task, output in outputs.items()}
+        if batch.mixed is not None:
+            other, share = batch.labeled_as(batch.mixed.order), batch.mixed.share
+            for task, output in outputs.items():
+                losses[task] = share * losses[task] + (1 - share) * self._loss(task, output, other, of_answers)
+        return {task: losses[task] for task in batch.tasks}
 
     def trained_apart(self) -> dict[tuple[str, ...], list[nn.Parameter]]:
         """The parameters that are trained, by the tasks that they serve: all of them together, or each task's own."""
@@ -142,6 +152,15 @@ class MultiTaskModel(nn.Module):
         value = self._fitted(name).channels(said.output) if reading.what == "estimate" else said.state
         assert value is not None  # it is there where one task reads it
         return value if reading.gradient else value.detach()
+
+    def _loss_of_hidden(self, task: str, batch: Batch, of_answers: bool) -> Tensor:
+        """The loss of a task that learns from inputs of which something is hidden: in evaluation always the same."""
+        fitted, draws = self.tasks[task], draws_of(self.heads[self._keys[task]])
+        assert draws is not None  # every head has them
+        now = draws.seed_now() if self.training else None
+        inputs, target = fitted.task.hidden(batch.inputs, batch.targets[task], fitted.codec, draws.seed if now is None else now)
+        seen = replace(batch, inputs=inputs, targets={**batch.targets, task: target})
+        return self._loss(task, self.learned(inputs, [task])[task], seen, of_answers)
 
     def _loss(self, name: str, output: Tensor, batch: Batch, of_answers: bool) -> Tensor:
         fitted, target, labeled = self.tasks[name], batch.targets[name], batch.labeled[name]

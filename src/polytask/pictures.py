@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ class Pictures:
     """The images of a column.
 
     Attributes:
-        pixels: ``[M, channels, height, width]``; where there is no image they mean nothing.
+        pixels: ``[M, channels, height, width]``, of clips ``[M, frames, channels, height, width]``; where there is no image
+            they mean nothing.
         missing: Whether the cell is missing, bool ``[N]``.
         unusable: Why the image of a row cannot be used, by its row.
         n_resized: How many were of another size.
+        n_short: How many have fewer frames than the others, so that their last is repeated.
         rows: Which of the M the N rows are, where they are not all.
     """
 
@@ -44,6 +46,7 @@ class Pictures:
     missing: NDArray[np.bool_]
     unusable: Mapping[int, str] = field(default_factory=dict)
     n_resized: int = 0
+    n_short: int = 0
     rows: NDArray[np.int64] | None = None
 
     @property
@@ -75,10 +78,11 @@ class Pictures:
         index = np.flatnonzero(self.there)
         index = index if self.rows is None else self.rows[index]
         total, squares = np.zeros((2, feature.channels))
+        others = tuple(axis for axis in range(self.pixels.ndim) if axis != self.pixels.ndim - 3)  # all but the channels
         for start in range(0, len(index), PIECE):
             pixels = self.pixels[index[start : start + PIECE]].astype(np.float64)
-            total, squares = total + pixels.sum((0, 2, 3)), squares + np.square(pixels).sum((0, 2, 3))
-        n = max(len(index), 1) * feature.height * feature.width
+            total, squares = total + pixels.sum(others), squares + np.square(pixels).sum(others)
+        n = max(len(index), 1) * feature.frames * feature.height * feature.width
         mean = total / n
         deviation = np.sqrt((squares / n - mean**2).clip(min=0))
         deviation[deviation < 1e-3] = 1.0  # one channel that is the same everywhere, but for rounding
@@ -93,9 +97,17 @@ class Pictures:
 
 
 def holds_images(column: pa.ChunkedArray) -> bool:
-    """Whether the type of a column says that it holds images: an array of bytes in every cell."""
+    """Whether the type of a column says that it holds images: an array of bytes in every cell.
+
+    Its axes are ``[height, width]``, ``[height, width, channels]``, or of a clip ``[frames, height, width, channels]``.
+    """
     kind = column.type
-    return isinstance(kind, pa.FixedShapeTensorType) and kind.value_type == pa.uint8() and len(kind.shape) in (2, 3)
+    return isinstance(kind, pa.FixedShapeTensorType) and kind.value_type == pa.uint8() and len(kind.shape) in (2, 3, 4)
+
+
+def holds_clips(column: pa.ChunkedArray) -> bool:
+    """Whether the type of a column says that it holds clips of several frames."""
+    return holds_images(column) and len(column.type.shape) == 4 and column.type.shape[0] > 1
 
 
 def located(table: pa.Table, names: Sequence[str], folder: Path | None) -> pa.Table:
@@ -116,7 +128,8 @@ def form_of(name: str, column: pa.ChunkedArray, settings: Images) -> ImageFeatur
     Raises:
         PolytaskError: The column can hold no images.
     """
-    sizes, grey = ImageColumn(column, f"column {name!r}").sizes(settings.max_pixels)
+    cells = ImageColumn(column, f"column {name!r}")
+    sizes, grey = cells.sizes(settings.max_pixels)
     own = next(iter(sizes)) if len(sizes) == 1 else (USUAL, USUAL)
     size = settings.size if settings.size is not None else own if max(own) <= LARGEST_OWN else USUAL
     height, width = (size, size) if isinstance(size, int) else size
@@ -126,6 +139,7 @@ def form_of(name: str, column: pa.ChunkedArray, settings: Images) -> ImageFeatur
         channels=1 if color == "grey" else 3,
         height=height,
         width=width,
+        frames=settings.frames or cells.frames,
         resize=settings.resize,
         on_damaged=settings.on_damaged,
         max_pixels=settings.max_pixels,
@@ -150,11 +164,10 @@ def read_pictures(column: pa.ChunkedArray, feature: ImageFeature, cache: Path | 
         read = _cached(cells, feature, shape, cache.expanduser())
     else:
         pixels = np.zeros(shape, np.uint8)
-        unusable, n_resized = _fill(pixels, cells, feature)
-        read = Pictures(pixels, missing, unusable, n_resized)
+        read = Pictures(pixels, missing, *_fill(pixels, cells, feature))
     if read.unusable and feature.on_damaged == "error":
         raise _refusal(read.unusable, feature.column)
-    return Pictures(read.pixels, missing, read.unusable, read.n_resized)
+    return replace(read, missing=missing)
 
 
 def _refusal(unusable: Mapping[int, str], column: str) -> CellsError:
@@ -176,7 +189,8 @@ class ImageColumn:
         PolytaskError: It can hold nothing of the kind.
 
     Attributes:
-        pixels: Those of a column of arrays, ``[N, height, width]`` or ``[N, height, width, channels]``; None for files.
+        pixels: Those of a column of arrays, ``[N, height, width]``, ``[N, height, width, channels]`` or
+            ``[N, frames, height, width, channels]``; None for files.
     """
 
     def __init__(self, column: pa.ChunkedArray, where: str, thing: str = "images", any_numbers: bool = False) -> None:
@@ -188,7 +202,7 @@ class ImageColumn:
         self.pixels: Bytes | None = None
         if holds_images(column) or (any_numbers and isinstance(kind, pa.FixedShapeTensorType)):
             array = column.combine_chunks()
-            self.pixels = np.asarray(array.storage.values).reshape(-1, *kind.shape)
+            self.pixels = np.asarray(array.storage.values.fill_null(0)).reshape(-1, *kind.shape)
             self.pixels = self.pixels[array.offset : array.offset + len(array)]
         elif not (is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             mend = "Give paths of image files, their bytes, or an array with a height and a width for every row."
@@ -197,11 +211,23 @@ class ImageColumn:
     def __len__(self) -> int:
         return len(self.column)
 
+    @property
+    def frames(self) -> int:
+        """How many every cell of arrays has; 1 for files, of which the first is read unless more are asked for."""
+        return self.pixels.shape[1] if self.pixels is not None and self.pixels.ndim == 5 else 1
+
+    def in_form(self, feature: ImageFeature) -> Bytes | None:
+        """The pixels of arrays as they are, where that is the form already."""
+        if self.pixels is None:
+            return None
+        pixels = np.moveaxis(self.pixels[..., None] if self.pixels.ndim == 3 else self.pixels, -1, -3)
+        return pixels if pixels.shape[1:] == feature.shape else None
+
     def sizes(self, max_pixels: int) -> tuple[set[tuple[int, int]], bool]:
         """The sizes there are among some of the images, and whether all of these are grey."""
         if self.pixels is not None:
-            height, width, *channels = self.pixels.shape[1:]
-            return {(height, width)}, channels in ([], [1])
+            still = self.pixels.shape[-3:] if self.pixels.ndim > 3 else (*self.pixels.shape[1:], 1)
+            return {(still[0], still[1])}, still[2] == 1
         known = np.flatnonzero(self.column.is_valid().to_numpy())
         rows = known[np.unique(np.linspace(0, len(known) - 1, N_LOOKED_AT).astype(int))] if len(known) else known
         sizes: set[tuple[int, int]] = set()
@@ -236,19 +262,18 @@ class ImageColumn:
         return f"{cell} {found.st_size} {found.st_mtime_ns}"
 
 
-def _fill(pixels: Bytes, cells: ImageColumn, feature: ImageFeature) -> tuple[dict[int, str], int]:
-    """Write every image into its row; why some cannot be used, and how many were of another size."""
-    if cells.pixels is not None and cells.pixels.shape[1:3] == feature.shape[1:]:
-        whole = cells.pixels if cells.pixels.ndim == 4 else cells.pixels[..., None]
-        if whole.shape[3] == feature.channels:
-            pixels[:] = np.moveaxis(whole, 3, 1)
-            return {}, 0
+def _fill(pixels: Bytes, cells: ImageColumn, feature: ImageFeature) -> tuple[dict[int, str], int, int]:
+    """Write every image into its row; why some cannot be used, how many were of another size, and how many are short."""
+    if (whole := cells.in_form(feature)) is not None:
+        pixels[:] = whole
+        return {}, 0, 0
+    short = np.zeros(len(cells), np.bool_)
 
     def into(row: int, cell: Any) -> bool:
-        pixels[row], resized = picture(cell, feature)
+        pixels[row], resized, short[row] = picture(cell, feature)
         return resized
 
-    return read_each(cells, into)
+    return (*read_each(cells, into), int(short.sum()))
 
 
 def read_each(cells: ImageColumn, read: Callable[[int, Any], bool]) -> tuple[dict[int, str], int]:
@@ -310,15 +335,15 @@ def _kept(place: Path, shape: tuple[int, ...]) -> Pictures | None:
         told = json.loads(place.with_suffix(".json").read_text(encoding="utf-8"))
         pixels = np.load(place, mmap_mode="c", allow_pickle=False)  # copy on write: nothing of ours changes the file
         unusable = {int(row): str(why) for row, why in told["unusable"].items()}
-        n_resized = int(told["n_resized"])
+        n_resized, n_short = int(told["n_resized"]), int(told["n_short"])
     except (FileNotFoundError, ValueError, KeyError, EOFError):
         return None
     if pixels.shape != shape or pixels.dtype != np.uint8:
         return None
-    return Pictures(pixels, np.zeros(shape[0], np.bool_), unusable, n_resized)
+    return Pictures(pixels, np.zeros(shape[0], np.bool_), unusable, n_resized, n_short)
 
 
-def _keep(place: Path, shape: tuple[int, ...], fill: Callable[[Any], tuple[dict[int, str], int]]) -> None:
+def _keep(place: Path, shape: tuple[int, ...], fill: Callable[[Any], tuple[dict[int, str], int, int]]) -> None:
     """Write under another name, and take the name when all is on the disk."""
     draft = place.with_name(f".{place.stem}.{os.getpid()}.npy")
     try:
@@ -326,11 +351,11 @@ def _keep(place: Path, shape: tuple[int, ...], fill: Callable[[Any], tuple[dict[
         if hasattr(os, "posix_fallocate"):  # else a full disk ends the process, not with an error
             with draft.open("rb+") as file:
                 os.posix_fallocate(file.fileno(), 0, draft.stat().st_size)
-        unusable, n_resized = fill(pixels)
+        unusable, n_resized, n_short = fill(pixels)
         pixels.flush()
         del pixels
         told = draft.with_suffix(".json")
-        told.write_text(json.dumps({"unusable": unusable, "n_resized": n_resized}), encoding="utf-8")
+        told.write_text(json.dumps({"unusable": unusable, "n_resized": n_resized, "n_short": n_short}), encoding="utf-8")
         for path in (draft, told):
             with path.open("rb+") as file:
                 os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self, TypeVar
 import yaml
 from pydantic import Field, model_validator
 
+from polytask.augmentation import Augmentation
 from polytask.balancer import Balancer
 from polytask.cells import ColumnKind
 from polytask.component import FAMILY_MARK, Component, Settings
@@ -28,7 +29,7 @@ from polytask.task import Task
 from polytask.training import Trainer
 from polytask.warm_start import WarmStart
 
-# The encoder where an image is among the inputs is cnn.
+# The encoder where an image is among the inputs is cnn, and where one has several frames cnn_lstm.
 DEFAULT_KINDS = {"encoder": "tabm", "sharing": "hard", "head": "linear", "balancer": "equal"}
 FAMILIES: dict[str, type[Component]] = {family.family: family for family in (Source, Task, Encoder, Sharing, Head, Balancer)}
 
@@ -41,7 +42,8 @@ class Recipe(Settings):
     Args:
         sources: Where rows come from: source objects, file paths or data frames.
         tasks: What to predict.
-        encoder: What turns the input columns into features; tabm by default, cnn where one of them holds images.
+        encoder: What turns the input columns into features; tabm by default, cnn where one of them holds
+            images, cnn_lstm where these have several frames.
         sharing: How the tasks share the encoder.
         head: For tasks that do not have one of their own.
         balancer: What turns the tasks' losses into one update.
@@ -49,12 +51,13 @@ class Recipe(Settings):
         mixing: The share of each source in an epoch, where there are several.
         split: Which rows choose and which rows judge.
         columns: The kind of an input column, where the guess from its values is wrong, or it holds paths of images.
-        images: How images are read: their size and color, and what to do with damaged ones.
+        images: How images are read: their size, color and frames, and what to do with damaged ones.
+        augmentation: How the images of training rows are changed at random; not at all by default.
         drop: Columns that are not inputs.
         primary: The tasks whose validation losses choose the epochs, the others only help them to learn; empty for all.
         unlabeled: What to do where a task has no label in the training rows: stop with an error, or keep its untrained head.
         warm_start: The earlier run whose weights the training begins with; None for new ones.
-        seed: Of the split, the initial weights, dropout and the order of rows.
+        seed: Of the split, the initial weights, dropout, augmentation and the order of rows.
 
     Raises:
         PolytaskError: Two tasks or sources have the same name, a name does not exist, or there is nothing to balance.
@@ -78,6 +81,7 @@ class Recipe(Settings):
     split: Split = Split()
     columns: Mapping[str, ColumnKind] = Field(default_factory=dict)
     images: Images = Images()
+    augmentation: Augmentation = Augmentation()
     drop: tuple[str, ...] = ()
     primary: tuple[str, ...] = ()
     unlabeled: Literal["error", "keep"] = "error"
@@ -103,8 +107,8 @@ class Recipe(Settings):
         bare = {name for name in DEFAULT_KINDS if isinstance(fields.get(name), dict) and "kind" not in fields[name]}
         defaults = DEFAULT_KINDS
         if "encoder" in bare or "encoder" not in fields:
-            fields, has_images = _with_images_known(fields)
-            defaults = {**DEFAULT_KINDS, "encoder": "cnn" if has_images else DEFAULT_KINDS["encoder"]}
+            fields, kind = _with_encoder_known(fields)
+            defaults = {**DEFAULT_KINDS, "encoder": kind}
         made = {name: {"kind": defaults[name], **fields[name]} for name in bare}
         return {"encoder": defaults["encoder"], **fields, **made}
 
@@ -213,15 +217,20 @@ class Recipe(Settings):
         return dict(_with_references(schema))
 
 
-def _with_images_known(fields: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """The fields, with sources made of what stands for them, and whether they or the recipe tell of a column of images."""
-    columns, sources = fields.get("columns"), fields.get("sources")
+def _with_encoder_known(fields: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The fields, with sources made of what stands for them, and the usual encoder of the inputs that they tell of."""
+    columns, sources, images = (fields.get(name) for name in ("columns", "sources", "images"))
     told = isinstance(columns, Mapping) and "image" in columns.values()
     try:
         made = [Source.coerce(source) for source in sources] if isinstance(sources, list | tuple) else []
     except PolytaskError:  # it is told when the field is read
-        return fields, told
-    return ({**fields, "sources": made} if made else fields), told or any(source.images for source in made)
+        made = []
+    frames = images.get("frames") if isinstance(images, Mapping) else getattr(images, "frames", None)
+    kind = DEFAULT_KINDS["encoder"]
+    if told or any(source.images for source in made):
+        several = any(source.clips for source in made) if frames is None else isinstance(frames, int) and frames > 1
+        kind = "cnn_lstm" if several else "cnn"
+    return ({**fields, "sources": made} if made else fields), kind
 
 
 def read_fields(path: str | Path, changes: Sequence[str] = ()) -> dict[str, Any]:

@@ -141,14 +141,19 @@ class Run:
         else:
             tables = reader.read_in_pieces(getattr(given, given.datum), self._needed())
         n_before = 0
-        features = [feature for part in self.bundle.manifest.inputs for feature in part.codec.image_features]
-        n_bytes = sum(math.prod(feature.shape) for feature in features)
-        for piece in _of_rows(tables, min(PIECE_ROWS, PIECE_BYTES // max(n_bytes, 1))):
+        for piece in _of_rows(tables, max(1, min(PIECE_ROWS, PIECE_BYTES // self._bytes_of_a_row(tasks, probabilities)))):
             table = self._located(given, piece)
             with rows_named(partial(_row_of, given, n_before)):
                 answers = self.bundle.predict(table, tasks, source=like_source, probabilities=probabilities)
             yield answers
             n_before += len(table)
+
+    def _bytes_of_a_row(self, tasks: Sequence[str] | None, probabilities: bool) -> int:
+        """What the images of a row take in memory, with the answers of which there is one at every pixel."""
+        images = [feature for part in self.bundle.manifest.inputs for feature in part.codec.image_features]
+        codecs = [fitted.codec for name, fitted in self.bundle.tasks.items() if tasks is None or name in tasks]
+        answers = [4 * math.prod(codec.space) * (1 + probabilities * codec.width) for codec in codecs if codec.space]
+        return max(1, sum(math.prod(image.shape) for image in images) + sum(answers))
 
     def evaluate(self, data: object, *, source: str | None = None) -> Scores:
         """Scores on rows with label columns, of every task whose column is there.

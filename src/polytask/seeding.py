@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float32, Int
+from torch import Tensor, nn
 
 _MASK = (1 << 64) - 1
+GOLDEN, FIRST, SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of splitmix64
 
 
 def derived_seed(seed: int, *names: object) -> int:
@@ -28,6 +30,25 @@ def derived_seed(seed: int, *names: object) -> int:
     """
     text = "\x1f".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def uniform(seed: int, indices: Int[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """A number from 0 to 1, without it, for each index: a function of the seed and of it alone, on every device.
+
+    splitmix64 (Steele 2014, doi:10.1145/2660193.2660195) at that place of its stream.
+
+    Example:
+        >>> numbers = uniform(0, torch.arange(10_000))
+        >>> float(uniform(0, torch.tensor(7))) == float(numbers[7])
+        True
+        >>> round(float(numbers.mean()), 2), round(float(numbers.var() * 12), 2)
+        (0.5, 1.0)
+    """
+    z = indices * _signed(GOLDEN) + _signed((seed + GOLDEN) & _MASK)
+    z = (z ^ _shifted(z, 30)) * _signed(FIRST)
+    z = (z ^ _shifted(z, 27)) * _signed(SECOND)
+    z = z ^ _shifted(z, 31)
+    return _shifted(z, 40).float() * 2**-24
 
 
 @contextmanager
@@ -76,10 +97,20 @@ def draws_of(module: nn.Module) -> Draws | None:
 
 def _mixed(seed: int, step: int) -> int:
     """splitmix64 (Steele 2014): neighbors give unrelated seeds, also in the low 32 bits, which torch's CPU generator reads."""
-    z = (seed + 0x9E3779B97F4A7C15 * (step + 1)) & _MASK
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    z = (seed + GOLDEN * (step + 1)) & _MASK
+    z = ((z ^ (z >> 30)) * FIRST) & _MASK
+    z = ((z ^ (z >> 27)) * SECOND) & _MASK
     return (z ^ (z >> 31)) >> 1
+
+
+def _signed(value: int) -> int:
+    """64 bits as torch has them."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shifted(z: Int[Tensor, "*shape"], n: int) -> Int[Tensor, "*shape"]:
+    """64 bits to the right by n, with zeros from the left, where torch would repeat the sign."""
+    return (z >> n) & (_MASK >> n)
 
 
 def _seed_generators(seed: int) -> None:

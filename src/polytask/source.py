@@ -16,8 +16,9 @@ from pydantic import Field
 
 from polytask.component import Component
 from polytask.errors import PolytaskError, counted, did_you_mean, listed
-from polytask.maps import arrays_of
+from polytask.maps import arrays_of, tensors
 
+CHANNELS = (1, 3, 4)
 HELD_OUT = ("validation", "test")
 PIECE_ROWS = 1 << 16
 
@@ -78,6 +79,11 @@ class Source(Component, family="sources"):
     def images(self) -> tuple[str, ...]:
         """The columns that are known to hold images, or names of image files, before any row is read."""
         return ()
+
+    @property
+    def clips(self) -> bool:
+        """Whether one of ``images`` is known to have several frames before any row is read."""
+        return False
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -217,16 +223,32 @@ def like(original: object, table: pa.Table) -> Any:
     native = answer.to_native()
     if library.is_pandas_like():
         for name in table.column_names:
-            if isinstance(table[name].type, pa.FixedShapeTensorType):  # else its cells have lost their shape
+            if _holds_arrays(table[name]):  # else its cells have lost their shape
                 native[name] = list(_as_array(table[name]))
         if len(frame) == len(answer):
             native.index = frame.to_native().index
     return native
 
 
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """A table as a list of rows, in which cells that are arrays are NumPy's.
+
+    Example:
+        >>> rows_of(pa.table({"price": [1.5, 2.5]}))
+        [{'price': 1.5}, {'price': 2.5}]
+    """
+    arrays = {name: _as_array(table[name]) for name in table.column_names if _holds_arrays(table[name])}
+    rows = table.drop_columns(list(arrays)).to_pylist() if len(arrays) < table.num_columns else [{} for _ in range(len(table))]
+    return [{**row, **{name: cells[index] for name, cells in arrays.items()}} for index, row in enumerate(rows)]
+
+
+def _holds_arrays(column: pa.ChunkedArray) -> bool:
+    return isinstance(column.type, pa.FixedShapeTensorType)
+
+
 def _as_array(column: pa.ChunkedArray) -> np.ndarray[Any, Any]:
     """A column as an array, ``[N, ...]`` where its cells are arrays; of objects where some of these are missing."""
-    if not isinstance(column.type, pa.FixedShapeTensorType):
+    if not _holds_arrays(column):
         return cast("np.ndarray[Any, Any]", column.to_numpy())
     whole = column.combine_chunks()
     arrays = arrays_of(whole)
@@ -254,8 +276,8 @@ def _nested(table: pa.Table) -> pa.Table:
 def as_table(value: object) -> pa.Table:
     """A data frame, or a mapping of names to arrays, as a table of plain types that shares no memory with it.
 
-    An array has one axis, or holds images: ``[N, height, width]`` or ``[N, height, width, channels]``; bytes, booleans, whole
-    numbers from 0 to 255, or fractions from 0 to 1, of which eight bits are kept.
+    An array has one axis, or holds images or clips, as ``image_array`` says: bytes, booleans, whole numbers from 0 to 255, or
+    fractions from 0 to 1, of which eight bits are kept.
 
     Raises:
         PolytaskError: It is neither, its arrays differ in length, or a column mixes types.
@@ -313,6 +335,8 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
         return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
     if types.is_large_string(kind) or types.is_string_view(kind):
         return column.cast(pa.string())
+    if types.is_fixed_size_list(kind) and types.is_fixed_size_list(kind.value_type):
+        return _tensors(column)
     if types.is_date(kind) or types.is_timestamp(kind):
         return column.cast(pa.timestamp("us"), safe=False)
     if types.is_time(kind) or types.is_duration(kind):
@@ -322,10 +346,27 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
+def _tensors(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Cells that are lists of lists, of fixed sizes, as arrays; others as they are."""
+    shape: list[int] = []
+    kind = column.type
+    while pa.types.is_fixed_size_list(kind):
+        shape, kind = [*shape, kind.list_size], kind.value_type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        return column
+    flat = column.combine_chunks()
+    missing = flat.is_null().to_numpy(zero_copy_only=False)
+    flat = flat.fill_null(pa.scalar(np.zeros(shape).tolist(), flat.type)) if missing.any() else flat
+    for _ in shape:
+        flat = flat.flatten()
+    values = flat.to_numpy(zero_copy_only=False).reshape(len(column), *shape)
+    return pa.chunked_array([tensors(values, missing)])
+
+
 def _stacked(arrays: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
     """Arrays side by side, NaN and None as missing."""
     for name, array in arrays.items():
-        if array.ndim not in (1, 3, 4):
+        if array.ndim not in (1, 3, 4, 5):
             found = f"shape {array.shape}"
             raise PolytaskError(f"column {name!r} is not one-dimensional", found=found, mend="Give one array per column.")
     lengths = {name: len(array) for name, array in arrays.items()}
@@ -343,10 +384,13 @@ def _stacked(arrays: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
 
 
 def image_array(array: np.ndarray[Any, Any], where: str) -> pa.Array:
-    """Images as one array of a table.
+    """Images or clips as one array of a table.
 
     Args:
-        array: ``[N, height, width]`` or ``[N, height, width, channels]``; see ``as_table``.
+        array: ``[N, height, width]``, ``[N, height, width, channels]``, or clips ``[N, frames, height, width, channels]``, with
+            1, 3 or 4 channels. Four axes whose last is more than 4 are grey clips ``[N, frames, height, width]``, but where the
+            second is 1, 3 or 4, which may be channels in the wrong place: such clips need their last axis, ``x[..., None]``.
+            See ``as_table`` for the numbers.
         where: What messages call it.
 
     Raises:
@@ -356,13 +400,18 @@ def image_array(array: np.ndarray[Any, Any], where: str) -> pa.Array:
         >>> image_array(np.zeros((5, 8, 8), bool), "x").type.shape
         [8, 8]
     """
-    if array.ndim == 4 and array.shape[3] not in (1, 3, 4):
-        mend = "Put the channels last: x.transpose(0, 2, 3, 1)." if array.shape[1] in (1, 3, 4) else ""
+    if array.ndim == 4 and array.shape[3] > max(CHANNELS) and array.shape[1] not in CHANNELS:
+        array = array[..., None]
+    if array.ndim not in (3, 4, 5) or 0 in array.shape[1:]:
+        mend = "Give [N, height, width], [N, height, width, channels], or [N, frames, height, width, channels]."
+        raise PolytaskError("not an array of images", where=where, found=f"shape {array.shape}", mend=mend)
+    if array.ndim > 3 and array.shape[-1] not in CHANNELS:
+        last = "x.transpose(0, 2, 3, 1)" if array.ndim == 4 else "x.transpose(0, 1, 3, 4, 2)"
+        mend = f"Put the channels last: {last}." if array.shape[-3] in CHANNELS else ""
+        if array.ndim == 4 and array.shape[3] > max(CHANNELS):
+            mend = f"{mend} Give grey clips [N, frames, height, width] a last axis: x[..., None]."
         what = "the last axis of images is their channels: 1, 3 or 4"
         raise PolytaskError(what, where=where, found=f"shape {array.shape}", mend=mend)
-    if array.ndim not in (3, 4) or 0 in array.shape[1:]:
-        mend = "Give [N, height, width], or [N, height, width, channels]."
-        raise PolytaskError("not an array of images", where=where, found=f"shape {array.shape}", mend=mend)
     if array.dtype != np.uint8:
         number, scale = array.dtype.kind in "biuf", 255.0 if array.dtype.kind in "fb" else 1.0
         low, high = (float(array.min()), float(array.max())) if number and array.size else (0.0, 0.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -15,6 +15,8 @@ from pydantic import Field, field_serializer, model_validator
 from torch import Tensor
 
 from polytask.answers import AnswerColumn, read_answers
+from polytask.augmentation import Operation
+from polytask.batch import Inputs
 from polytask.component import Component, Settings
 from polytask.errors import CellsError, PolytaskError, are, did_you_mean, listed
 from polytask.head import Head
@@ -22,6 +24,7 @@ from polytask.images import ImageFeature
 from polytask.reading import DependsOn
 from polytask.scorer import Scorer, user_scorer
 
+Spatial = Literal["codes", "numbers", "image"]
 NO_LABEL = 255  # a pixel of a target of codes that has none
 MEND_NUMBERS = "Mend them, or say which text means missing; classes need a task such as multiclass."
 
@@ -98,6 +101,8 @@ class Task(Component, family="tasks"):
         head: The head; None for the recipe's.
         depends_on: Other tasks that the head reads beside its features, as they are estimated, while training too: a name, a
             list of names, or a mapping {name: {what: estimate or state, gradient: false or true}}. See Reading.
+        varies_with: The changes of images after which the label would be another, such as flip where it says what is on the
+            left: the augmentation leaves them out for all tasks that are trained with this one.
 
     Class attributes:
         says_yes: Whether a target 1 means yes, so that another task may be given it.
@@ -116,7 +121,7 @@ class Task(Component, family="tasks"):
     has_constant: ClassVar[bool] = True
     tunes_on_training: ClassVar[bool] = False
     says_yes: ClassVar[bool] = False
-    spatial: ClassVar[Literal["codes", "numbers", "image"] | None] = None
+    spatial: ClassVar[Spatial | None] = None
     usual_head: ClassVar[str | None] = None
 
     name: str = Field(min_length=1)
@@ -128,6 +133,7 @@ class Task(Component, family="tasks"):
     metrics: tuple[str | Callable[..., Any], ...] | None = None
     head: Head | None = None
     depends_on: DependsOn = Field(default_factory=dict)
+    varies_with: tuple[Operation, ...] = ()
 
     def __init__(self, name: str = "", **fields: Any) -> None:
         super().__init__(name=name, **fields)
@@ -310,6 +316,15 @@ class Task(Component, family="tasks"):
     def row_weights(self, target: Tensor, codec: Codec) -> Float[Tensor, " B"] | None:
         """What the loss of each row is multiplied by for its label; None where all count alike."""
         return None
+
+    @property
+    def hides(self) -> bool:
+        """Whether the task is learned from inputs of which something is hidden, in a pass through the network of its own."""
+        return False
+
+    def hidden(self, inputs: Sequence[Inputs], target: Tensor, codec: Codec, seed: int) -> tuple[tuple[Inputs, ...], Tensor]:
+        """For a task that ``hides``: inputs without what is hidden, drawn from ``seed``, and a target that knows what it is."""
+        raise NotImplementedError
 
     def on_scale(self, target: Tensor, codec: Codec) -> Tensor:
         """Targets as the loss takes them, where these are not kept so."""

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from polytask.augmenting import Augmenter
 from polytask.balancer import Balancer
-from polytask.batch import Dataset
+from polytask.batch import Batch, Dataset
 from polytask.checkpoint import Checkpoints
-from polytask.errors import PolytaskError, listed
+from polytask.errors import PolytaskError, listed, one_line
 from polytask.keeping import Best, Chosen, Course, Judged, copied
 from polytask.mixing import Mixing, mixed_batches
 from polytask.model import MultiTaskModel, mean_losses
 from polytask.optimization import rate_at
 from polytask.reading import together
 from polytask.training import Epoch, Trainer
-from polytask.update import Updater, on_device
+from polytask.update import OutOfMemory, Updater, is_out_of_memory, on_device
 
 SCALE_BATCHES = 20
 PLATEAU_FACTOR = 0.3
@@ -52,6 +53,7 @@ def train(
     seed: int = 0,
     primary: Sequence[str] = (),
     mixing: Mixing | None = None,
+    augmenter: Augmenter | None = None,
     begun: Sequence[Chosen] = (),
     on_epoch: Callable[[Epoch], None] | None = None,
     checkpoints: Checkpoints | None = None,
@@ -67,6 +69,7 @@ def train(
         seed: Of the order of rows, and of what the balancer draws; dropout has the model's.
         primary: The tasks that choose the epoch; empty for all.
         mixing: The share of each source of rows in an epoch; None for that of its rows.
+        augmenter: What changes training batches; None leaves them.
         begun: The weights of an earlier training, each with the tasks that it answered; they stay where no epoch is better.
         on_epoch: Called after every epoch, and first for those done before it went on.
         checkpoints: Where the state is saved; what lies there is gone on from, bit for bit as if it had never stopped.
@@ -74,10 +77,12 @@ def train(
     Raises:
         Stopped: A signal asked for it; the state is saved.
         PolytaskError: The weights or all losses are no longer finite. (A task alone is left out of the steps where its loss
-            or gradient is not; the other tasks' updates are those of a batch in which it has no label.)
+            or gradient is not; the other tasks' updates are those of a batch in which it has no label.) Or it does not fit in
+            memory, a single row at a time.
     """
-    with _deterministic(settings.deterministic), torch.random.fork_rng():
-        return _Loop(model, training, validation, settings, balancer, seed, primary, mixing).run(begun, on_epoch, checkpoints)
+    with _deterministic(settings.deterministic), torch.random.fork_rng(), told_out_of_memory():
+        loop = _Loop(model, training, validation, settings, balancer, seed, primary, mixing, augmenter)
+        return loop.run(begun, on_epoch, checkpoints)
 
 
 class _Loop:
@@ -93,6 +98,7 @@ class _Loop:
         seed: int,
         primary: Sequence[str],
         mixing: Mixing | None = None,
+        augmenter: Augmenter | None = None,
     ) -> None:
         self.device = settings.chosen_device()
         self.model = model.to(self.device)
@@ -104,7 +110,7 @@ class _Loop:
         self.courses = self._courses(learning)
         self.batch_size = settings.rows_per_step(training.n_rows)
         self.update = Updater(model, settings, balancer, training.tasks, seed)
-        self.mixing = mixing or Mixing()
+        self.mixing, self.augmenter = mixing or Mixing(), augmenter
         self.sources = {name: mask.nonzero().squeeze(1) for name, mask in training.sources.items()}
         self.steps_per_epoch = math.ceil(training.n_rows / self.batch_size)
         self.n_epochs = settings.n_epochs(self.steps_per_epoch)
@@ -180,9 +186,13 @@ class _Loop:
         self.update.begin(self.epoch)
         self.model.train()
         training = self._going_on(self.training)
+
+        def cut(rows: Tensor) -> Batch:
+            batch = training.batch(rows)
+            return batch if self.augmenter is None else self.augmenter(batch, self.update.step)
+
         for rows in self._batches(self.epoch)[self.batch :]:
-            pieces = rows.to(self.device).chunk(self.settings.accumulate)
-            for task, loss in self.update([training.batch(piece) for piece in pieces], self._rate()).items():
+            for task, loss in self.update.in_pieces(rows.to(self.device), cut, self._rate()).items():
                 self.sums[task] = self.sums[task] + loss if task in self.sums else loss
                 self.counts[task] = self.counts.get(task, 0) + 1
             self.batch += 1
@@ -254,11 +264,20 @@ class _Loop:
                 best=better,
                 dropped=update.dropped,
                 gradients=update.norms.taken(),
-                notes=tuple(self.model.trunk.notes()),
+                notes=(*self.model.trunk.notes(), *self._pieces_told()),
                 conflicts=update.conflicts.taken().to_dict(),
                 rows=min(self.batch * self.batch_size, self.training.n_rows),
             )
         )
+
+    def _pieces_told(self) -> list[str]:
+        asked, n_pieces = self.settings.accumulate, min(self.update.n_pieces, self.batch_size)
+        if n_pieces == asked:
+            return []
+        whole = "whole" if asked == 1 else f"in {asked}"
+        return [
+            f"batches of {self.batch_size} rows went through the network in {n_pieces} pieces, for they did not fit {whole}"
+        ]
 
     def _is_late(self) -> bool:
         minutes = self.settings.minutes
@@ -339,6 +358,19 @@ def set_scales(model: MultiTaskModel, data: Dataset, batch_size: int) -> None:
         scale = mean if math.isfinite(mean) and mean > 0 else 1.0
         fitted = model.tasks[task]
         model.tasks[task] = replace(fitted, codec=fitted.codec.model_copy(update={"null_loss": scale}))
+
+
+@contextmanager
+def told_out_of_memory() -> Iterator[None]:
+    """Within, where memory does not suffice it is a user's error."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
+            raise
+        mend = "Take a smaller encoder or smaller images (images.size), another balancer, or trainer.device: cpu."
+        what = "the training does not fit in memory, a single row at a time" if isinstance(error, OutOfMemory) else ""
+        raise PolytaskError(what or "the training does not fit in memory", found=one_line(error), mend=mend) from None
 
 
 @contextmanager

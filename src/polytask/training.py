@@ -18,6 +18,7 @@ from polytask.optimization import Optimizer, Schedule
 
 # Where a recipe does not say: the most epochs, or steps if these are more, in all and without an improvement.
 EPOCHS, STEPS = 200, 6000
+LARGEST_BATCH, FEWEST_STEPS = 4096, 10  # where as many rows as fit are asked for
 PATIENCE, PATIENT_STEPS = 10, 300
 VANISHING = 1e-4  # of the norm at the head; 0.007 is the least that was seen at a layer that learns
 EXPLODING = 1e2  # 4 is the most that was seen
@@ -29,7 +30,9 @@ class Trainer(Settings):
     Args:
         epochs: At most so many passes over the training rows; None for 200, and more where these would be fewer than 6,000
             steps.
-        batch_size: Rows a step; None for the power of two nearest to a fortieth of the rows, from 32 to 512.
+        batch_size: Rows a step; None for the power of two nearest to a fortieth of the rows, from 32 to 512; "fits" for the
+            largest power of two that fits in memory, at most 4,096 and a tenth of the rows. It is found before training, by
+            steps of it, and the run's recipe has the number.
         optimizer: Any of torch.optim.
         schedule: The learning rate over time, after a warm-up: constant, half a cosine, or plateau: times 0.3 after every
             quarter of ``patience`` (of its default where it is "never") without an improvement.
@@ -46,7 +49,8 @@ class Trainer(Settings):
         scale_stages: Scale the initial weights of stems and stages so that every layer's output has unit variance on some
             training rows (layer-sequential unit variance, arXiv:1511.06422).
         accumulate: The rows of a step go through the network in so many pieces, and their gradients are summed: less memory for
-            the same step (but for batch statistics and dropout, and for losses that compare rows).
+            the same step (but for batch statistics and dropout, and for losses that compare rows). Where they do not fit in
+            memory so they go in twice as many, and so on, which is said.
         precision: "bfloat16" computes layers in half the bits, losses and weights in float32; faster on recent GPUs.
         device: "auto" takes a GPU if there is one.
         checkpoint: Seconds between two saves of the state into the run's folder, from which `polytask resume` goes on; 0 saves
@@ -55,7 +59,7 @@ class Trainer(Settings):
     """
 
     epochs: int | None = Field(default=None, ge=1)
-    batch_size: int | None = Field(default=None, ge=1)
+    batch_size: Annotated[int, Field(ge=1)] | Literal["fits"] | None = None
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = "constant"
     warmup: float = Field(default=0.0, ge=0, le=1)
@@ -78,9 +82,13 @@ class Trainer(Settings):
             >>> Trainer().rows_per_step(16_000), Trainer().rows_per_step(300)
             (512, 32)
         """
-        if self.batch_size is not None:
+        if isinstance(self.batch_size, int):
             return self.batch_size
         return int(min(512, max(32, 2 ** round(math.log2(max(n_rows / 40, 1))))))
+
+    def most_rows(self, n_rows: int) -> int:
+        """The largest batch size that is looked for where it is to fit: of ten steps an epoch, so that not too few are left."""
+        return min(LARGEST_BATCH, max(n_rows // FEWEST_STEPS, self.rows_per_step(0)))
 
     def n_epochs(self, n_steps: int) -> int:
         """The most epochs there can be where one has ``n_steps`` steps.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from polytask.balancer import Balancer
@@ -24,6 +25,8 @@ from polytask.keeping import Average, Buffers
 from polytask.model import MultiTaskModel
 from polytask.training import Trainer
 
+# What torch says where it has no class for it: on a CPU, on Apple's GPUs, by cuBLAS and cuDNN.
+NO_MEMORY = ("can't allocate memory", "MPS backend out of memory", "ALLOC_FAILED")
 LOOK_EVERY = 100  # steps; a look takes a backward pass per task, of at most 16
 
 Losses = dict[str, Tensor]
@@ -46,6 +49,15 @@ class Group:
     factor: float = 1.0
 
 
+class OutOfMemory(RuntimeError):  # noqa: N818  # as torch's own is called
+    """A step did not fit in memory; all is as it was before it."""
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether that is why an operation failed, on whichever device."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in NO_MEMORY)
+
+
 class Updater:
     """Makes one update after the other.
 
@@ -58,6 +70,7 @@ class Updater:
 
     Attributes:
         step: How many there were.
+        n_pieces: In how many pieces the rows of a step go through the network: as asked for, or more where these did not fit.
         dropped: Per task the steps that it was left out of since this was last emptied.
         conflicts: How far the gradients of the tasks agree, looked at every LOOK_EVERY steps.
         norms: The sizes of the same gradients at each layer.
@@ -80,7 +93,7 @@ class Updater:
         self.buffers = Buffers(model)
         self.conflicts = Conflicts(self.parameters)
         self.norms = GradientNorms(model.layers, self.parameters)
-        self.step, self.looked = 0, -1
+        self.step, self.looked, self.n_pieces = 0, -1, settings.accumulate
         self.dropped: dict[str, int] = {}
         self.begin(0)
 
@@ -90,15 +103,46 @@ class Updater:
         for parameter, pace in self.paces.items():
             parameter.requires_grad_(pace.at(epoch) > 0)
 
+    def in_pieces(self, rows: Int[Tensor, " B"], cut: Callable[[Tensor], Batch], rate: float) -> Losses:
+        """One update from some rows; where that does not fit in memory it is done again in twice as many pieces, and so on.
+
+        Args:
+            rows: The indices of the rows.
+            cut: Makes a batch of some of them.
+            rate: The learning rate.
+
+        Raises:
+            OutOfMemory: Not even a single row fits.
+        """
+        while True:
+            pieces = rows.chunk(self.n_pieces)
+            try:
+                return self([cut(piece) for piece in pieces], rate)
+            except OutOfMemory:
+                if len(pieces) == len(rows):
+                    raise
+            self.n_pieces *= 2  # here, where what the failed step held is gone
+
     def __call__(self, pieces: Sequence[Batch], rate: float) -> Losses:
-        """One update from a batch that goes through the network in pieces; the losses of the tasks that had a part in it."""
+        """One update from a batch that goes through the network in pieces; the losses of the tasks that had a part in it.
+
+        Raises:
+            OutOfMemory: It does not fit.
+        """
         for options, (owner, pace) in zip(self.optimizer.param_groups, self.owners, strict=True):
             options["lr"] = rate * owner.factor * pace.at(self.balance.epoch)
         self.buffers.keep()
         before = self.balance.state_dict()
-        losses, finite = self._gradients(pieces)
-        if not finite:
-            pieces, losses = self._without_guilty(pieces, before)
+        try:
+            losses, finite = self._gradients(pieces)
+            if not finite:
+                pieces, losses = self._without_guilty(pieces, before)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            self._rewind(before)
+            self.optimizer.zero_grad(set_to_none=True)
+            raise OutOfMemory(str(error)) from None
         if losses:
             self.optimizer.step()
             for group in self._moved(losses):
@@ -198,7 +242,7 @@ class Updater:
 
         One that will be asked for again leaves no trace in batch statistics.
         """
-        self.model.clock.step = self.step * self.settings.accumulate + index
+        self.model.clock.step = self.step * self.n_pieces + index
         bfloat16 = self.settings.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
             losses = self.model.losses(piece)
@@ -287,6 +331,7 @@ class Updater:
             "conflicts": self.conflicts.state_dict(),
             "norms": self.norms.found,
             "step": self.step,
+            "n_pieces": self.n_pieces,
             "dropped": self.dropped,
         }
 
@@ -304,7 +349,7 @@ class Updater:
         self.balance.load_state_dict(on_device(saved["balance"], self.device))
         self.conflicts.load_state_dict(saved["conflicts"])
         self.norms.found = saved["norms"]
-        self.step, self.dropped = saved["step"], dict(saved["dropped"])
+        self.step, self.n_pieces, self.dropped = saved["step"], saved["n_pieces"], dict(saved["dropped"])
 
 
 def on_device(value: Any, device: torch.device) -> Any:

@@ -15,6 +15,7 @@ from polytask.cli.catalog import FAMILIES, summaries
 from polytask.cli.commands import app
 from polytask.cli.progress import CompareProgress
 from polytask.evaluation.comparison import Comparison
+from polytask.tuning.schema import searchable_schema
 from tests.cli.command import LABELS, TASKS, done, fit_houses, mistake, polytask
 
 
@@ -143,6 +144,13 @@ def test_an_interrupted_comparison_keeps_the_seeds_that_are_done(
     assert answer.err.startswith(f"interrupted in training {after} of 4, of ")
     assert told in answer.err
     assert place.exists() == ("seed 0: of each task alone" in " ".join(answer.out.split())) == (after == 3)
+    if after == 3:
+        place.write_text("earlier")
+        again = polytask("compare", "run", "--seeds", "2", "--no-trees")
+        assert "run/compare.json is of an earlier comparison and stays, which --overwrite would replace" in again.err
+        assert place.read_text() == "earlier"
+        polytask("compare", "run", "--seeds", "2", "--no-trees", "--overwrite")
+        assert json.loads(place.read_text())["seeds"] == [0]
 
 
 def test_init_without_tasks_lists_the_columns() -> None:
@@ -227,8 +235,8 @@ def test_describe_takes_a_family_in_singular_and_plural() -> None:
     assert "weights sum to" in said
 
 
-def test_schema_is_the_recipes() -> None:
-    assert json.loads(done("schema")) == Recipe.json_schema()
+def test_schema_is_that_of_a_recipe_to_be_searched() -> None:
+    assert json.loads(done("schema")) == searchable_schema()
 
 
 def test_version() -> None:

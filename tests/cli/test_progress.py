@@ -56,11 +56,12 @@ def test_each_task_has_its_best_epoch() -> None:
 
 
 def test_how_many_rows_a_second() -> None:
-    text = StringIO()
-    with FitProgress(Console(file=text, width=100)) as progress:
-        for number in (1, 2):
-            progress(replace(epoch(number, 0.5, True), rows=4500))
-    assert text.getvalue().endswith("best epoch 2 of 2, 2.0 s, 4,500 rows/s\n")
+    for rows in ("rows", "images"):
+        text = StringIO()
+        with FitProgress(Console(file=text, width=100), rows) as progress:
+            for number in (1, 2):
+                progress(replace(epoch(number, 0.5, True), rows=4500))
+        assert text.getvalue().endswith(f"best epoch 2 of 2, 2.0 s, 4,500 {rows}/s\n")
 
 
 @pytest.mark.parametrize(("n_epochs", "n_done"), [(200, 200), (200, 47), (15, 15), (11, 11), (200, 1), (20, 20)])

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
 from tests.houses import houses
 
@@ -32,6 +34,24 @@ def make_data(folder: Path) -> None:
         frame = houses(150, seed=seed)[["rooms", "age", "suburb", "condition"]]
         frame["G3"] = np.clip(frame["rooms"] + frame["condition"], 0, 20)
         frame.to_csv(folder / f"{name}.csv", index=False)
+    make_photos(folder)
+
+
+def make_photos(folder: Path) -> None:
+    """photos.csv: squares on noise with their kind, mask and depth; photos-new.csv without these."""
+    draw, rows = np.random.default_rng(0), []
+    (folder / "img").mkdir()
+    for row in range(60):
+        side, (top, left) = draw.integers(3, 7), draw.integers(0, 6, 2)
+        mask = np.zeros((12, 12), np.uint8)
+        mask[top : top + side, left : left + side] = 1
+        Image.fromarray((draw.integers(0, 60, (12, 12)) + 150 * mask).astype(np.uint8)).save(folder / f"img/{row}.png")
+        Image.fromarray(mask).save(folder / f"img/{row}-mask.png")
+        np.save(folder / f"img/{row}.npy", 5.0 - mask * side / 2)
+        kind = "large" if side > 4 else "small"
+        rows.append({"photo": f"img/{row}.png", "kind": kind, "mask": f"img/{row}-mask.png", "depth": f"img/{row}.npy"})
+    pd.DataFrame(rows).to_csv(folder / "photos.csv", index=False)
+    pd.DataFrame(rows)[["photo"]][:5].to_csv(folder / "photos-new.csv", index=False)
 
 
 def scripts() -> list[tuple[str, str]]:

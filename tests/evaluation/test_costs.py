@@ -11,8 +11,9 @@ from torch import nn
 
 from polytask import Frame, Recipe, Regression, Table, TabM
 from polytask.bundle import n_parameters
-from polytask.evaluation.costs import _Alive, flops_per_row, n_learned, step_memory
+from polytask.evaluation.costs import flops_per_row, n_learned, step_memory
 from polytask.fitting import untrained
+from polytask.memory import Alive
 from polytask.preparation import Prepared, prepare
 
 N_INPUTS, WIDTH, ROWS = 5, 16, 32
@@ -77,7 +78,7 @@ def test_a_network_per_task_has_the_columns_that_it_sees() -> None:
 
 
 def test_memory_is_that_of_what_is_alive() -> None:
-    with _Alive() as alive:
+    with Alive() as alive:
         first = torch.zeros(1000)
         view = first[:10]
         assert (alive.now, alive.peak) == (4000, 4000)

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from polytask.errors import PolytaskError
+from polytask.cli.array_files import ArrayFiles, array_columns
+from polytask.errors import PolytaskError, listed
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -39,29 +41,58 @@ def check_out(out: str, overwrite: bool) -> Path:
     return place
 
 
-def write_answers(tables: Iterable[pa.Table], place: Path | None) -> tuple[int, list[str]]:
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        n_rows: How many rows.
+        columns: The names of the columns.
+        folder: The folder beside the file that arrays were written into; None where there were none.
+    """
+
+    n_rows: int
+    columns: tuple[str, ...]
+    folder: Path | None = None
+
+
+def write_answers(tables: Iterable[pa.Table], place: Path | None, overwrite: bool = False) -> Written:
     """Write tables one after the other, by the suffix of a file, which is replaced only once all is written; None prints CSV.
 
-    Returns:
-        How many rows were written, and the names of the columns.
+    Arrays stay in the cells of a Parquet file; beside a CSV file they become files of their own, whose paths are in its cells.
 
     Raises:
-        PolytaskError: The file cannot be written.
+        PolytaskError: The file cannot be written, a folder for arrays is there already, or arrays are to be printed.
     """
     if place is None:
-        return _write(tables, _Printed(), _write_csv)
-    draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+        return _write(map(_printable, tables), _Printed(), _write_csv)
+    draft, files = place.with_name(f".{place.name}.{os.getpid()}.tmp"), ArrayFiles(place, overwrite)
     try:
         with draft.open("wb") as file:
-            written = _write(tables, file, _write_parquet if place.suffix.lower() == ".parquet" else _write_csv)
+            if place.suffix.lower() == ".parquet":
+                written = _write(tables, file, _write_parquet)
+            else:
+                written = _write(map(files, tables), file, _write_csv)
+        files.settle()
         draft.replace(place)
-        return written
+        return replace(written, folder=files.folder) if files.names else written
     except OSError as error:
         raise PolytaskError(
             f"cannot be written: {error.strerror or error}", where=str(place), mend="Choose another place."
         ) from None
     finally:
         draft.unlink(missing_ok=True)
+        files.clear()
+
+
+def _printable(table: pa.Table) -> pa.Table:
+    if arrays := array_columns(table):
+        mend = (
+            "Name a file: --out answers.csv writes them into a folder beside it, --out answers.parquet into its cells; or name "
+            "other tasks: --tasks."
+        )
+        raise PolytaskError("an array for every row cannot be printed", where=f"answers {listed(arrays)}", mend=mend)
+    return table
 
 
 class _Printed(io.RawIOBase):
@@ -75,19 +106,17 @@ class _Printed(io.RawIOBase):
         return len(data)
 
 
-def _write(
-    tables: Iterable[pa.Table], file: Any, to_format: Callable[[Iterator[pa.Table], Any], None]
-) -> tuple[int, list[str]]:
-    n_rows, names = 0, []
+def _write(tables: Iterable[pa.Table], file: Any, to_format: Callable[[Iterator[pa.Table], Any], None]) -> Written:
+    written = Written(0, ())
 
     def counted() -> Iterator[pa.Table]:
-        nonlocal n_rows, names
+        nonlocal written
         for table in tables:
-            n_rows, names = n_rows + table.num_rows, table.column_names
+            written = Written(written.n_rows + table.num_rows, tuple(table.column_names))
             yield table
 
     to_format(counted(), file)
-    return n_rows, names
+    return written
 
 
 def _write_csv(tables: Iterator[pa.Table], file: Any) -> None:

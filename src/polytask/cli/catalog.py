@@ -135,7 +135,7 @@ def _parameters(cls: type[Settings]) -> Iterator[str]:
     for name in sorted(fields, key=lambda name: _depth(cls, name)):
         field = fields[name]
         default = "required" if name in schema.get("required", ()) else f"default {_default(cls, name, field)}"
-        yield f"  {name}: {_type_of(field, schema.get('$defs', {}))}; {default}"
+        yield _wrapped(f"  {name}: {_type_of(field, schema.get('$defs', {}))}; {default}", indent=4)
         if name in told:
             yield textwrap.fill(told[name], WIDTH, initial_indent="      ", subsequent_indent="      ")
 

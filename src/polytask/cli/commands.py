@@ -44,9 +44,9 @@ def describe(
 @app.command()
 def schema() -> None:
     """Print the JSON schema of a recipe, with which an editor can complete and check it."""
-    from polytask.recipe import Recipe
+    from polytask.tuning.schema import searchable_schema
 
-    typer.echo(json.dumps(Recipe.json_schema(), indent=1, ensure_ascii=False))
+    typer.echo(json.dumps(searchable_schema(), indent=1, ensure_ascii=False))
 
 
 def main() -> None:

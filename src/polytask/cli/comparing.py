@@ -54,9 +54,12 @@ def check_pick(pick: str | None, out: str | None, overwrite: bool) -> None:
 
 
 def compared(
-    run: Run, folder: str, seeds: int, others: Sequence[str | Mapping[str, Any]], trees: bool, pick: bool
+    run: Run, folder: str, seeds: int, others: Sequence[str | Mapping[str, Any]], trees: bool, pick: bool, overwrite: bool
 ) -> Run | None:
-    """Compare with progress; print what was found and put it into the run's folder. The run that was picked, if any."""
+    """Compare with progress; print what was found and put it into the run's folder. The run that was picked, if any.
+
+    A comparison that is interrupted leaves an earlier one there, unless ``overwrite``.
+    """
     from rich.console import Console
 
     from polytask.cli.progress import CompareProgress
@@ -72,9 +75,14 @@ def compared(
     except Interrupted as interrupted:
         if interrupted.comparison is None:
             raise KeyboardInterrupt(f"{interrupted}: not all had a training yet, so nothing is compared or saved") from None
-        _keep(interrupted.comparison, place)
-        n_seeds = len(interrupted.comparison.seeds)
-        raise KeyboardInterrupt(f"{interrupted}: the tables are of the {n_seeds} of {seeds} seeds that were done") from None
+        n_seeds, left = len(interrupted.comparison.seeds), ""
+        if place.exists() and not overwrite:
+            typer.echo(interrupted.comparison)
+            left = f"; {place} is of an earlier comparison and stays, which --overwrite would replace"
+        else:
+            _keep(interrupted.comparison, place)
+        told = f"{interrupted}: the tables are of the {n_seeds} of {seeds} seeds that were done{left}"
+        raise KeyboardInterrupt(told) from None
     _keep(found, place)
     return picked
 

@@ -36,11 +36,13 @@ ADVICE = {
     "columns": "The kinds of input columns: number, category, boolean, date or image. Where a guess is wrong, change it and "
     "take away the '# ' before it and before columns:.",
     "images": "How images are read, where there are any.",
+    "augmentation": "Random changes of training images: flip: 0.5, shift: 0.1, rotation: 10, ... What a task may not be shown "
+    "changed it says itself, as in varies_with: [flip].",
     "drop": "Columns that are no inputs: those that name the rows, and those that would give a label away.",
     "primary": "The tasks whose validation losses choose the epochs, while the others only help them to learn; [] for all.",
     "unlabeled": "Where a task has no label in the training rows: stop with an error, or keep its untrained head.",
     "warm_start": "To go on from an earlier run, {run: its folder, freeze: nothing, shared or everything}.",
-    "seed": "Of the split, the initial weights, dropout and the order of rows.",
+    "seed": "Of the split, the initial weights, dropout, augmentation and the order of rows.",
 }
 
 
@@ -55,7 +57,8 @@ def draft(start: Start) -> str:
         blocks[name] = [f"{name}:", *_fields(getattr(recipe, name), "  ")]
     blocks["columns"] = list(_columns(start))
     if any("image" in recipe.kinds_of(source).values() for source in recipe.sources):
-        blocks["images"] = ["images:", *_fields(recipe.images, "  ")]
+        for name in ("images", "augmentation"):
+            blocks[name] = [f"{name}:", *_fields(getattr(recipe, name), "  ")]
     for name in ("drop", "primary", "unlabeled", "warm_start", "seed"):
         blocks[name] = [f"{name}: {yaml_text(values[name])}"]
     texts = [_comment(ABOUT), *("\n".join([_comment(ADVICE[name]), *lines]) for name, lines in blocks.items())]

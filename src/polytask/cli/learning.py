@@ -124,6 +124,7 @@ def tune(
 def resume(run: RunFolder) -> None:
     """Go on with a training that was stopped or killed, bit for bit as if it had not been."""
     from polytask.experiment import resume as go_on
+    from polytask.recipe import Recipe
     from polytask.run_folder import CHECKPOINTS, RECIPE
 
     asked = Path(run) / CHECKPOINTS / RECIPE
@@ -131,7 +132,7 @@ def resume(run: RunFolder) -> None:
         trained = go_on(run)  # says what is wrong, if anything is
         typer.echo(f"the training in {run} is finished already")
     else:
-        trained = followed(run, lambda on_epoch: go_on(run, on_epoch=on_epoch))
+        trained = followed(Recipe.from_yaml(asked), run, lambda on_epoch: go_on(run, on_epoch=on_epoch))
     say_next_of(run, trained.recipe)
 
 

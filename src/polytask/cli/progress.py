@@ -47,10 +47,12 @@ class FitProgress(_Shown):
 
     Args:
         console: Where to say it.
+        rows: What rows are, where it is told how many a second are trained on.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, rows: str = "rows") -> None:
         super().__init__(console)
+        self.unit = f"{rows}/s"
         self.latest: Epoch | None = None
         self.best: dict[str, int] = {}  # the best epoch so far of each task
         self.rows = 0  # that were trained on
@@ -83,7 +85,9 @@ class FitProgress(_Shown):
 
     def _rate(self) -> str:
         """How many rows a second were trained on so far, all else that a training does included."""
-        return f", {self.rows / self.latest.seconds:,.0f} rows/s" if self.latest and self.rows and self.latest.seconds else ""
+        if self.latest is None or not self.rows or not self.latest.seconds:
+            return ""
+        return f", {self.rows / self.latest.seconds:,.0f} {self.unit}"
 
     def _losses(self, epoch: Epoch) -> str:
         """The losses of an epoch on a line, and the best epoch so far."""

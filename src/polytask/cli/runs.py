@@ -63,7 +63,10 @@ def predict(
     source: SourceName = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Answer every row of a file, in its order; label columns are not needed."""
+    """Answer every row of a file, in its order; label columns are not needed.
+
+    Where an answer is an array of pixels a CSV file holds the path of a file: a PNG, or .npy of numbers, in a folder beside it.
+    """
     from polytask.cli.answers import check_out, write_answers
 
     place = None if out is None else check_out(out, overwrite)
@@ -71,9 +74,12 @@ def predict(
 
     chosen = None if tasks is None else parse_list(tasks)
     pieces = load(run).predict_pieces(rows, chosen, source=source, probabilities=probabilities)
-    n_rows, names = write_answers(pieces, place)
+    written = write_answers(pieces, place, overwrite)
     if place is not None:
-        typer.echo(f"{n_rows:,} rows written to {out}: {', '.join(names)}")
+        beside = (
+            "" if written.folder is None else f"\narrays lie in {written.folder}: codes and images as .png, numbers as .npy"
+        )
+        typer.echo(f"{written.n_rows:,} rows written to {out}: {', '.join(written.columns)}{beside}")
 
 
 @app.command(epilog=examples("polytask keep run/ --tasks price,condition --out small/"))
@@ -159,6 +165,6 @@ def compare(
 
     trained = load(run)
     check_writable(Path(run).expanduser())
-    picked = compared(trained, run, seeds, others, trees, pick is not None)
+    picked = compared(trained, run, seeds, others, trees, pick is not None, overwrite)
     if picked is not None and out is not None:
         save_picked(picked, out, overwrite)

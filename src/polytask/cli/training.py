@@ -60,7 +60,7 @@ def train(recipe: Recipe, out: str | None, overwrite: bool) -> Run:
 
     if out is None:
         typer.echo("note: the run will not be saved; --out FOLDER keeps it")
-    return followed(out, lambda on_epoch: fit(recipe, out, overwrite=overwrite, on_epoch=on_epoch))
+    return followed(recipe, out, lambda on_epoch: fit(recipe, out, overwrite=overwrite, on_epoch=on_epoch))
 
 
 def train_with_folds(recipe: Recipe, folds: int, out: str | None, overwrite: bool) -> None:
@@ -114,13 +114,13 @@ def put_beside(found: dict[str, Any], place: Path) -> None:
     typer.echo(f"\nsaved in {place}")
 
 
-def followed(out: str | None, training: Callable[[FitProgress], Run]) -> Run:
+def followed(recipe: Recipe, out: str | None, training: Callable[[FitProgress], Run]) -> Run:
     """Show a training's progress, then its scores."""
     from rich.console import Console
 
     from polytask.cli.progress import FitProgress
 
-    with FitProgress(Console()) as progress:
+    with FitProgress(Console(), "images" if recipe.encoder.reads_images else "rows") as progress:
         run = training(progress)
     say_run(run)
     if out is not None:

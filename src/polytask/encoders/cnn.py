@@ -10,9 +10,7 @@ from torch import nn
 from polytask.batch import FeatureSpec
 from polytask.columns import InputCodec
 from polytask.encoder import Part
-from polytask.encoders._image import ImageEncoder, Layers, MapStem, convolution, halved, map_stages
-
-SIDE = 4
+from polytask.encoders._image import ImageEncoder, Layers, MapStem, convolution, few_places, halved, map_stages
 
 
 class CNN(ImageEncoder):
@@ -50,13 +48,12 @@ class CNN(ImageEncoder):
         return parts
 
     def _vector(self, spec: FeatureSpec) -> nn.Module:
-        windows = tuple(-(-side // SIDE) for side in spec.space)
-        left = [-(-side // window) for side, window in zip(spec.space, windows, strict=True)]
         assert self.vector is not None
+        fewer, n_places = few_places(spec.space)
         return Layers(
-            nn.AvgPool2d((windows[0], windows[1]), ceil_mode=True) if max(windows) > 1 else nn.Identity(),
+            fewer,
             nn.Flatten(),
-            nn.Linear(spec.width * left[0] * left[1], self.vector),
+            nn.Linear(spec.width * n_places, self.vector),
             nn.ReLU(),
             nn.Dropout(self.dropout),
         )

@@ -81,11 +81,14 @@ def _best(epochs: Mapping[str, int]) -> str:
 
 def _task_line(fitted: FittedTask) -> str:
     task, codec = fitted.task, fitted.codec
-    what = (
-        f"classes {listed(map(repr, codec.classes or codec.labels), 20)}"
-        if codec.classes or codec.labels
-        else f"{codec.transform}, center {codec.center:.4g}, scale {codec.scale:.4g}"
-    )
+    if codec.image is not None:
+        what = "a grey image" if codec.image.channels == 1 else "an image in color"
+    elif codec.classes or codec.labels:
+        what = f"classes {listed(map(repr, codec.classes or codec.labels), 20)}"
+    else:
+        what = f"{codec.transform}, center {codec.center:.4g}, scale {codec.scale:.4g}"
+    if codec.space:
+        what += f", at each of {' x '.join(map(str, codec.space))} pixels"
     seen = "" if task.seen_where is None else f"; seen where `{task.seen_where}` is yes, and answered as if it were"
     read = f"; its head reads {listed(f'`{name}`' for name in task.depends_on)}" if task.depends_on else ""
     labels = f"{codec.n_labels} training labels"

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.weak import WeakIdKeyDictionary
 
 from polytask.batch import Dataset
 from polytask.bundle import n_parameters
-from polytask.fitting import labeled_rows, untrained
-from polytask.given import with_joint_labels
-from polytask.model import MultiTaskModel, Network
+from polytask.fitting import first_steps, untrained
+from polytask.model import Network
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
-from polytask.update import Updater
 
 FLOP_ROWS = 64
-STEPS = 2  # the first makes the optimizer's state
 
 
 def n_learned(recipe: Recipe, prepared: Prepared) -> int:
@@ -56,77 +45,11 @@ def step_memory(recipe: Recipe, prepared: Prepared) -> int:
     """The most bytes of tensors alive at once in the second step of a training: of the whole process of it but the data set.
 
     That is weights, their moving average, gradients, the optimizer's state, what is kept for the backward pass, and what the
-    balancer holds. On CUDA it is the allocator's peak, with what operations need inside; elsewhere of tensors that operations
-    return.
+    balancer holds; see ``Steps.peak``.
 
     Raises:
         PolytaskError: The network cannot be built or trained.
         RuntimeError: Likewise.
     """
-    device = recipe.trainer.chosen_device()
-    names, seed = [fitted.task.name for fitted in prepared.tasks], recipe.seed
-    data = labeled_rows(with_joint_labels(prepared.training, [fitted.task for fitted in prepared.tasks]), names).to(device)
-    size = recipe.trainer.rows_per_step(data.n_rows)
-    order = torch.randperm(data.n_rows, generator=torch.Generator().manual_seed(seed)).to(device)
-    batches = [order.roll(-step * size)[:size] for step in range(STEPS)]
-
-    def train(meanwhile: Callable[[], None]) -> None:
-        model = untrained(recipe, prepared, names, seed).model.to(device)
-        assert isinstance(model, MultiTaskModel)  # no manifest of a recipe has snapshots
-        model.train()
-        update = Updater(model, recipe.trainer, recipe.balancer, names, seed)
-        for rows in batches:
-            meanwhile()
-            update([data.batch(piece) for piece in rows.chunk(recipe.trainer.accumulate)], recipe.trainer.optimizer.lr)
-
-    with torch.random.fork_rng():
-        return _peak_on_cuda(train) if device.type == "cuda" else _peak(train)
-
-
-def _peak(work: Callable[[Callable[[], None]], None]) -> int:
-    alive = _Alive()
-    with alive:
-        work(alive.forget)
-    return alive.peak
-
-
-def _peak_on_cuda(work: Callable[[Callable[[], None]], None]) -> int:
-    before = int(torch.cuda.memory_allocated())
-    work(torch.cuda.reset_peak_memory_stats)
-    return int(torch.cuda.max_memory_allocated()) - before
-
-
-class _Alive(TorchDispatchMode):
-    """Counts the bytes of storages that operations made, while they are alive.
-
-    Attributes:
-        now: Bytes alive.
-        peak: The most there were since ``forget``.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now, self.peak = 0, 0
-        self.known = WeakIdKeyDictionary()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        self._see([leaf for leaf in tree_leaves(made) if isinstance(leaf, Tensor)])
-        return made
-
-    def forget(self) -> None:
-        """The peak is that of what comes now."""
-        self.peak = self.now
-
-    def _see(self, tensors: Sequence[Tensor]) -> None:
-        for tensor in tensors:
-            storage = tensor.untyped_storage()
-            if storage not in self.known:
-                n_bytes = storage.nbytes()
-                self.known[storage] = n_bytes
-                self.now += n_bytes
-                self.peak = max(self.peak, self.now)
-                weakref.finalize(storage, self._gone, n_bytes)
-
-    def _gone(self, n_bytes: int) -> None:
-        self.now -= n_bytes
+    steps = first_steps(recipe, prepared)
+    return steps.peak(recipe.trainer.rows_per_step(steps.data.n_rows))

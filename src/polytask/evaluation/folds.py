@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from polytask.errors import PolytaskError, listed
-from polytask.fitting import score, train_bundle
+from polytask.fitting import score, train_bundle, with_rows_that_fit
 from polytask.preparation import Prepared, prepare
 from polytask.recipe import Recipe
 from polytask.scores import CAPTION, Scores, decimals_for, number_text
@@ -177,6 +177,7 @@ def cross_validate(
     for number in range(1, folds + 1):
         prepared = _prepared(recipe, number, folds)
         tell = None if on_epoch is None else partial(on_epoch, number)
+        recipe = with_rows_that_fit(recipe, prepared)  # found once, for all folds
         bundle, history = train_bundle(recipe, prepared, on_epoch=tell)
         seen[number - 1] += [*left_out(history), *gradient_notes(history)]
         found.append(score(bundle, prepared.test, recipe.seed, n_resamples=0))

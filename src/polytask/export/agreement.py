@@ -75,8 +75,8 @@ def made_up_rows(codec: InputCodec, n_rows: int, seed: int = 0) -> pa.Table:
 def _made_up_cells(codec: InputCodec, name: str, kind: ColumnKind, n_rows: int, draw: np.random.Generator) -> pa.Array:
     missing = draw.random(n_rows) < 0.1
     if kind == "image":
-        channels, *size = next(item.shape for item in codec.image_features if item.column == name)
-        pixels = draw.integers(0, 256, (n_rows, *size, channels), dtype=np.uint8)
+        *frames, channels, height, width = next(item.shape for item in codec.image_features if item.column == name)
+        pixels = draw.integers(0, 256, (n_rows, *frames, height, width, channels), dtype=np.uint8)
         return pa.FixedShapeTensorArray.from_numpy_ndarray(pixels)
     if kind == "category":
         feature = next(item for item in codec.category_features if item.column == name)

@@ -14,7 +14,8 @@ from polytask.answers import read_answers
 from polytask.errors import PolytaskError, one_line, rows_named
 from polytask.export.metadata import MEND, Metadata, damaged
 from polytask.input_sets import input_set_of
-from polytask.source import Source, like, plain_table, reader_of
+from polytask.maps import tensors
+from polytask.source import Source, like, plain_table, reader_of, rows_of
 
 BATCH_ROWS = 4096
 Arrays = dict[str, NDArray[Any]]
@@ -62,7 +63,7 @@ class ExportedModel:
         """
         if isinstance(data, list | tuple):
             table = _table_of_rows(data)
-            return self._answers(table, tasks, source, probabilities, "the new rows").to_pylist()
+            return rows_of(self._answers(table, tasks, source, probabilities, "the new rows"))
         given, reader = reader_of(data, self.metadata.sources, source)
         needed = {name for part in self.metadata.sets for name in part.codec.names}
         table = given.read() if reader is given else reader.read_other(getattr(given, given.datum), needed)
@@ -163,6 +164,16 @@ def _table_of_rows(rows: Sequence[Any]) -> pa.Table:
         raise PolytaskError("not rows", found=found, mend="Give each row as a mapping from column to cell.")
     names = dict.fromkeys(str(name) for row in rows for name in row)
     try:
-        return plain_table(pa.table({name: pa.array([row.get(name) for row in rows], from_pandas=True) for name in names}))
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise PolytaskError("a column mixes types", found=one_line(error), mend="Give each column one type.") from None
+        return plain_table(pa.table({name: _column([row.get(name) for row in rows]) for name in names}))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError) as error:
+        mend = "Give each column one type, and arrays in it one shape."
+        raise PolytaskError("a column mixes types", found=one_line(error), mend=mend) from None
+
+
+def _column(cells: Sequence[Any]) -> pa.Array:
+    """Cells as a column; those that are arrays of one shape as a column of arrays."""
+    arrays = [cell for cell in cells if isinstance(cell, np.ndarray) and cell.ndim > 1]
+    if not arrays:
+        return pa.array(cells, from_pandas=True)
+    missing = np.array([cell is None for cell in cells])
+    return tensors(np.stack([arrays[0] if cell is None else cell for cell in cells]), missing)

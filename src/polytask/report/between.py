@@ -66,12 +66,13 @@ def _labels(evidence: Evidence) -> Iterator[Block]:
     counts = joined(f"{getattr(evidence.prepared, part).n_rows:,} {part} rows" for part in parts)
     caption = f"How many of the {counts} have a label of the task. A row without one counts for the other tasks."
     yield Heat("Share of labels present", known, parts, rows, caption)
-    tasks = [fitted for fitted in evidence.tasks if fitted.task.name in known]
+    tasks = [fitted for fitted in evidence.tasks if fitted.task.name in known and fitted.task.spatial is None]
     if len(tasks) > 1:
-        yield _correlations(tasks, evidence.prepared.training)
+        left = " Tasks with labels of pixels are left out." if len(tasks) < len(known) else ""
+        yield _correlations(tasks, evidence.prepared.training, left)
 
 
-def _correlations(tasks: Sequence[FittedTask], data: Dataset) -> Block:
+def _correlations(tasks: Sequence[FittedTask], data: Dataset, left: str) -> Block:
     chosen = torch.from_numpy(sampled(data.n_rows, MAX_ROWS))
     columns, present, ordered = [], [], []
     for fitted in tasks:
@@ -95,7 +96,7 @@ def _correlations(tasks: Sequence[FittedTask], data: Dataset) -> Block:
     caption = (
         f"Over the labels that two tasks both have among {some}{data.n_rows:,} training rows: the correlation of ranks, and "
         "where a task has classes without an order (or several labels) the first canonical correlation with them, which has no "
-        "sign. Near 0: little to share but the inputs."
+        f"sign. Near 0: little to share but the inputs.{left}"
     )
     return Heat("Correlation of labels", names, names, cells, caption)
 

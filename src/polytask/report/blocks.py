@@ -152,8 +152,9 @@ class Heat:
     def wide(self) -> bool:
         """Whether it takes more place than a drawing, so that nothing can stand beside it."""
         names = PER_LETTER * min(16, max(map(len, self.rows), default=0))
-        across = [MIN_CELL if self.upright else max(MIN_CELL, PER_LETTER * len(name) + 12) for name in self.columns]
-        return names + sum(across) > NARROW
+        longest = [max((len(row[i].text) for row in self.cells), default=0) for i in range(len(self.columns))]
+        letters = longest if self.upright else list(map(max, longest, map(len, self.columns)))
+        return names + sum(max(MIN_CELL, PER_LETTER * n + 12) for n in letters) > NARROW
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,81 @@ class Source:
     caption: str = ""
 
 
-Block = Missing | Chart | Strips | Heat | Listing | Words | Source
+@dataclass(frozen=True)
+class Panel:
+    """A picture.
+
+    Attributes:
+        caption: What it is.
+        src: A PNG file as a data URI, safe to put into the page.
+        alt: What it shows, for who does not see it.
+        fine: Whether its pixels are too many to be seen one by one.
+    """
+
+    caption: str
+    src: str
+    alt: str
+    fine: bool
+
+
+@dataclass(frozen=True)
+class Card:
+    """A row of the data with its pictures side by side.
+
+    Attributes:
+        title: Words for the row.
+        texts: What else there is to say of it.
+        panels: The pictures.
+    """
+
+    title: str
+    texts: Sequence[str]
+    panels: Sequence[Panel]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A bar of colors with what its ends mean.
+
+    Attributes:
+        title: What is colored so.
+        colors: Evenly spaced, as style sheets have them.
+        low: The number at its left end.
+        high: The number at its right end.
+    """
+
+    title: str
+    colors: Sequence[str]
+    low: str
+    high: str
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Rows of the data as pictures.
+
+    Attributes:
+        title: What they show.
+        parts: Cards under a heading each.
+        caption: What to see in them.
+        legend: What colors mean, as style sheets have them; an empty one is that of places where nothing is drawn.
+        scales: What shades mean.
+    """
+
+    shape: ClassVar[str] = "gallery"
+    title: str
+    parts: Sequence[tuple[str, Sequence[Card]]]
+    caption: str = ""
+    legend: Sequence[tuple[str, str]] = ()
+    scales: Sequence[Scale] = ()
+
+    @property
+    def small(self) -> bool:
+        """Whether a card has one picture only, so that many stand side by side."""
+        return all(len(card.panels) < 2 for _, cards in self.parts for card in cards)
+
+
+Block = Missing | Chart | Strips | Heat | Listing | Words | Source | Gallery
 
 
 @dataclass(frozen=True)

@@ -133,8 +133,8 @@ def _square(left: float, bottom: float, side: float) -> Path:
     return Path(points, closed=True)
 
 
-def residual_deciles(predicted: Floats, true: Floats) -> str:
-    """For each tenth of the rows, in order of the prediction, the median of true minus predicted and where most of it lies."""
+def residual_deciles(predicted: Floats, true: Floats, thing: str = "row") -> str:
+    """For each tenth of the rows, by the prediction, the median of true minus predicted and where most of it lies."""
     order = np.argsort(predicted, kind="stable")
     parts = [part for part in np.array_split(true[order] - predicted[order], N_BINS) if len(part)]
     levels = np.array([np.quantile(part, [0.05, 0.25, 0.5, 0.75, 0.95]) for part in parts])
@@ -148,7 +148,7 @@ def residual_deciles(predicted: Floats, true: Floats) -> str:
         axes.set_xticks(xs)
         axes.grid(visible=False, axis="x")
 
-    return drawn(draw, "tenth of the rows, in order of the prediction", "true minus predicted")
+    return drawn(draw, f"tenth of the {thing}s, in order of the prediction", "true minus predicted")
 
 
 def roc(curves: Sequence[tuple[NDArray[np.bool_], Floats, Floats | None]]) -> str:

@@ -6,28 +6,31 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
+from jaxtyping import Bool
 from numpy.typing import NDArray
 from torch import Tensor
 
 from polytask.batch import Dataset
 from polytask.bundle import Bundle
+from polytask.cells import is_text
 from polytask.errors import PolytaskError
 from polytask.fitted import FittedTask
-from polytask.fitting import row_weights
-from polytask.model import outputs_on
+from polytask.fitting import labeled_outputs, row_weights
 from polytask.preparation import Prepared
 from polytask.recipe import Recipe
 from polytask.report.rows import Rows, SourceRows, source_rows
+from polytask.scorer import Scorer
 from polytask.scores import Scores
 
 Floats = NDArray[np.float64]
 
+MAX_PIXELS = 20_000  # that are drawn of a task with a number at each
 MAX_JUDGED = 40_000  # rows of the judged part that are looked at one by one; scores are of all of them
 COMPARED = "compare.json"
 
@@ -55,10 +58,11 @@ class Judged:
     Attributes:
         fitted: The task.
         index: Which of the judged rows these are.
-        views: The answers, see Task.views; as arrays.
+        views: The answers, see Task.views; as arrays. Of a task with an answer at every pixel sums over pixels ("statistics").
         truth: What is true, in the same units.
         losses: The normalized loss of each row.
         weights: How much each row counts; None where all count alike.
+        pixels: Of a task with a number at every pixel some answers and what is true there, ``[n]`` each.
     """
 
     fitted: FittedTask
@@ -67,6 +71,7 @@ class Judged:
     truth: NDArray[Any]
     losses: Floats
     weights: Floats | None
+    pixels: tuple[Floats, Floats] | None = None
 
     @property
     def name(self) -> str:
@@ -76,8 +81,11 @@ class Judged:
     def error(self) -> tuple[str, Floats]:
         """What is averaged over rows to say how good answers are, in plain words, and of each row.
 
-        The distance from the truth where a number is answered; else 1 where the answer is right, or the share of right labels.
+        The distance from the truth where a number is answered; else 1 where the answer is right, or the share of right labels;
+        of a task with an answer at every pixel its first metric.
         """
+        if "statistics" in self.views:
+            return f"mean {self.scorer.name} of a row", self.scores_of(self.scorer, np.arange(len(self.index)))
         if "value" in self.views:
             return "mean absolute error", np.abs(self.views["value"] - self.truth).astype(float)
         if "label" not in self.views:
@@ -90,8 +98,23 @@ class Judged:
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether ``error`` is a share of what is right."""
-        return self.error()[0].startswith("share")
+        """Whether more of ``error`` is better."""
+        return self.scorer.higher_is_better if "statistics" in self.views else self.error()[0].startswith("share")
+
+    @property
+    def scorers(self) -> list[Scorer]:
+        """The metrics of the task."""
+        return list(self.fitted.task.chosen_scorers(self.fitted.codec).values())
+
+    @property
+    def scorer(self) -> Scorer:
+        """The first of them."""
+        return self.scorers[0]
+
+    def scores_of(self, scorer: Scorer, rows: NDArray[np.intp]) -> Floats:
+        """What a metric says of each of these rows by itself, for a task whose answers are known as sums over pixels."""
+        sums, none = torch.from_numpy(self.views["statistics"]), torch.zeros(1)
+        return np.array([float(scorer.compute(sums[row : row + 1], none)) for row in rows.tolist()])
 
 
 @dataclass(frozen=True)
@@ -148,19 +171,23 @@ class Evidence:
         return sampled(n_rows, MAX_JUDGED)
 
     @cached_property
+    def data(self) -> Dataset:
+        """The rows of ``chosen``."""
+        data: Dataset = getattr(self.prepared, self.part)
+        return data if len(self.chosen) == data.n_rows else data.where(marked(self.chosen, data.n_rows))
+
+    @cached_property
     def judged(self) -> dict[str, Judged]:
         """What each task was answered, by name; without the tasks that have no label there, and empty without data."""
         if self.prepared is None:
             return {}
-        data: Dataset = getattr(self.prepared, self.part)
-        if len(self.chosen) < data.n_rows:
-            mask = torch.zeros(data.n_rows, dtype=torch.bool)
-            mask[torch.from_numpy(self.chosen)] = True
-            data = data.where(mask)
-        bundle = self.run.bundle
+        bundle, data = self.run.bundle, self.data
         known = [name for name in bundle.tasks if name in data.present and bool(data.present[name].any())]
-        outputs = outputs_on(bundle.model, data, known)
-        return {name: _judged(bundle.tasks[name], outputs[name], data) for name in known}
+        parts: dict[str, list[_Part]] = {name: [] for name in known}
+        n_pixels = max(1, MAX_PIXELS // max(1, data.n_rows))
+        for name, output, target in labeled_outputs(bundle, data, known):
+            parts[name].append(_part(bundle.tasks[name], output, target, n_pixels, len(parts[name])))
+        return {name: _joined(bundle.tasks[name], parts[name], data) for name in known}
 
     @cached_property
     def rows(self) -> list[SourceRows]:
@@ -186,6 +213,28 @@ class Evidence:
                 return rows.name(at)
         return f"row {row + 1:,}"
 
+    @property
+    def images(self) -> list[str]:
+        """The input columns that hold images."""
+        forms = [form for part in self.run.bundle.manifest.inputs for form in part.codec.image_features]
+        return list(dict.fromkeys(form.column for form in forms))
+
+    def row_title(self, row: int) -> str:
+        """Words for one of the rows of ``chosen``, with the files of its images."""
+        columns = [self.column(name) for name in self.images]
+        files = [short_path(column[row].as_py()) for column in columns if is_text(column.type) and column[row].is_valid]
+        return " · ".join([self.row_name(row), *files])
+
+
+def short_path(path: str) -> str:
+    """The end of a path, which tells files apart.
+
+    Example:
+        >>> short_path("/data/scans/left/3.png")
+        'left/3.png'
+    """
+    return "/".join(PurePath(path).parts[-2:])
+
 
 def sampled(n_rows: int, most: int, seed: int = 0) -> Rows:
     """So many of the rows at most, at random, in order.
@@ -199,17 +248,49 @@ def sampled(n_rows: int, most: int, seed: int = 0) -> Rows:
     return np.sort(np.random.default_rng(seed).choice(n_rows, most, replace=False))
 
 
-def _judged(fitted: FittedTask, output: Tensor, data: Dataset) -> Judged:
-    name = fitted.task.name
-    rows = data.present[name]
-    answered, target = output[rows], data.targets[name][rows]
-    weights = row_weights(data, name)
+def marked(rows: Rows, n_rows: int) -> Bool[Tensor, " N"]:
+    """True for these of so many rows."""
+    mask = torch.zeros(n_rows, dtype=torch.bool)
+    mask[torch.from_numpy(rows)] = True
+    return mask
+
+
+class _Part(NamedTuple):
+    """What is kept of a batch: see ``Judged``."""
+
+    views: Mapping[str, Tensor]
+    truth: Tensor
+    losses: Tensor
+    pixels: tuple[Tensor, Tensor] | None
+
+
+def _part(fitted: FittedTask, output: Tensor, target: Tensor, n_pixels: int, number: int) -> _Part:
     with torch.inference_mode():
-        views = {view: values.numpy() for view, values in fitted.views(answered).items()}
-        truth = fitted.task.truth(target, fitted.codec).numpy()
-        losses = fitted.answer_losses(answered, target).double() / (fitted.codec.null_loss or 1.0)
-    index = np.flatnonzero(rows.numpy())
-    return Judged(fitted, index, views, truth, losses.numpy(), None if weights is None else weights.numpy())
+        views, truth = fitted.judged(output, target)
+        losses = fitted.answer_losses(output, target).double() / (fitted.codec.null_loss or 1.0)
+        pixels = None
+        if fitted.task.spatial == "numbers":
+            value, true = fitted.views(output)["value"].flatten(1), fitted.task.truth(target, fitted.codec).flatten(1)
+            places = torch.randint(value.shape[1], (len(value), n_pixels), generator=torch.Generator().manual_seed(number))
+            some, there = value.gather(1, places), true.gather(1, places)
+            known = ~there.isnan()
+            pixels = some[known].double(), there[known].double()
+        return _Part(views, truth, losses, pixels)
+
+
+def _joined(fitted: FittedTask, parts: Sequence[_Part], data: Dataset) -> Judged:
+    name = fitted.task.name
+    weights = row_weights(data, name)
+    pixels = [part.pixels for part in parts if part.pixels is not None]
+    return Judged(
+        fitted,
+        np.flatnonzero(data.present[name].numpy()),
+        {view: torch.cat([part.views[view] for part in parts]).numpy() for view in parts[0].views},
+        torch.cat([part.truth for part in parts]).numpy(),
+        torch.cat([part.losses for part in parts]).numpy(),
+        None if weights is None else weights.numpy(),
+        (torch.cat([p[0] for p in pixels]).numpy(), torch.cat([p[1] for p in pixels]).numpy()) if pixels else None,
+    )
 
 
 def _compared(folder: Path | None) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from polytask.bundle import Bundle
 from polytask.cells import CategoryFeature, NumberFeature
 from polytask.columns import InputCodec
 from polytask.fitting import row_losses
-from polytask.report.evidence import sampled
+from polytask.report.evidence import marked, sampled
 
 MAX_ROWS, MIN_ROWS = 1500, 200
 MAX_ANSWERED = 80_000  # rows that go through the network in all, for many columns share them
@@ -97,9 +97,7 @@ def _columns(bundle: Bundle, data: Dataset) -> list[str]:
 def _some(data: Dataset, most: int, seed: int) -> Dataset:
     if data.n_rows <= most:
         return data
-    mask = torch.zeros(data.n_rows, dtype=torch.bool)
-    mask[torch.from_numpy(sampled(data.n_rows, most, seed))] = True
-    return data.where(mask)
+    return data.where(marked(sampled(data.n_rows, most, seed), data.n_rows))
 
 
 def _shuffled(bundle: Bundle, data: Dataset, column: str, seed: int) -> tuple[Dataset, Tensor]:

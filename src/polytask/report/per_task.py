@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from polytask.cells import is_text
 from polytask.fitted import FittedTask
 from polytask.report import charts
-from polytask.report.blocks import Block, Cell, Chart, Group, Heat, Listing, Mark, Missing, Section, Strips
-from polytask.report.evidence import Evidence, Judged
+from polytask.report.answers import answers
+from polytask.report.blocks import Block, Chart, Group, Listing, Mark, Missing, Section, Strips
+from polytask.report.dense import of_pixels
+from polytask.report.evidence import Evidence, Judged, short_path
+from polytask.report.gallery import gallery
 from polytask.report.importance import Importance
+from polytask.report.rows import Rows
 from polytask.report.slices import Slice, mean_interval, slices_of
 from polytask.report.words import cell_text, percent, score_texts, told
 from polytask.tasks._classes import class_texts
 
-MAX_CLASSES = 12  # of a confusion matrix, the rest together
-MAX_CURVES = 5  # classes with curves of their own
 N_WORST = 8
 N_COLUMNS = 4  # columns that rows are cut by, and that are shown of the worst rows
-N_BINS = 10
-DIAGONAL = "The dashed line is where both are the same"
 
 
 def per_task(evidence: Evidence, importance: Importance | None) -> Section:
@@ -49,7 +48,8 @@ def _group(evidence: Evidence, fitted: FittedTask, number: int, importance: Impo
         why = evidence.why_not or f"no {evidence.part} row has a label of it"
         blocks.append(Missing("Answers against the truth, slices, and worst rows", f"Not shown: {why}."))
     else:
-        blocks += _answers(judged)
+        blocks += answers(judged) if fitted.task.spatial is None else of_pixels(judged)
+        blocks += gallery(evidence, judged, lambda row: _said(judged, row))
         blocks += _sliced(evidence, judged, importance)
         blocks += _worst(evidence, judged, importance)
     return Group(name, blocks, subtitle, f"task-{number}")
@@ -82,144 +82,6 @@ def _curve(evidence: Evidence, name: str) -> Iterator[Block]:
     yield Chart("Learning curve", charts.learning_curve(epochs, training, validation, best), caption, legend)
 
 
-def _answers(judged: Judged) -> Iterator[Block]:
-    """By what the task answers, not by its kind: a plug-in's kind is shown as well as ours."""
-    views, truth = judged.views, judged.truth
-    if "value" in views:
-        yield from _numbers(judged, views["value"].astype(float), truth.astype(float))
-    if "quantiles" in views and hasattr(judged.fitted.task, "quantiles"):
-        levels = judged.fitted.task.quantiles
-        below = [float((truth <= views["quantiles"][:, index]).mean()) for index in range(len(levels))]
-        caption = f"{DIAGONAL}: there a quantile is what it says it is."
-        yield Chart("Coverage of the quantiles", charts.coverage(levels, below), caption)
-    if "label" in views and truth.ndim == 1:
-        yield _confusion(judged)
-    if "probability" in views:
-        yield from _probabilities(judged)
-
-
-def _numbers(judged: Judged, value: NDArray[Any], truth: NDArray[Any]) -> Iterator[Block]:
-    finite = np.isfinite(value)
-    value, truth = value[finite], truth[finite]
-    if not len(value):
-        yield Missing("Predicted against true", "No answer is a finite number.")
-        return
-    many = len(truth) > charts.MAX_DOTS
-    how = f"{len(truth):,} rows in cells; the darker, the more (logarithmic)" if many else "A dot per row"
-    caption = f"{how}. {DIAGONAL}; above it the truth is higher than predicted."
-    yield Chart("Predicted against true", charts.predicted_against_true(value, truth), caption)
-    if judged.fitted.task.kind == "count":
-        caption = (
-            "Bars hang from what the predicted rates expect (line). A bar that ends above zero: such counts came less often "
-            "than expected; below zero: more often."
-        )
-        yield Chart("Hanging rootogram", charts.rootogram(value, truth), caption)
-    if len(truth) >= N_BINS:
-        caption = (
-            "Dot: the median; bar: the middle half of the rows; line: nine in ten. Dots off zero are answers that lean one "
-            "way; bars that grow are answers that are less sure there."
-        )
-        yield Chart("Residuals by tenths", charts.residual_deciles(value, truth), caption)
-
-
-def _confusion(judged: Judged) -> Block:
-    names = class_texts(judged.fitted.codec)
-    truth, label = judged.truth.astype(int), judged.views["label"].astype(int)
-    counts = np.bincount(truth, minlength=len(names))
-    order = np.argsort(-counts, kind="stable")
-    shown = np.sort(order) if len(names) <= MAX_CLASSES else np.sort(order[: MAX_CLASSES - 1])
-    where = np.full(len(names), len(shown))
-    where[shown] = np.arange(len(shown))
-    labels = [names[index] for index in shown] + ([f"{len(names) - len(shown)} others"] if len(shown) < len(names) else [])
-    table = np.zeros((len(labels), len(labels)))
-    np.add.at(table, (where[truth], where[label]), 1 if judged.weights is None else judged.weights)
-    shares = table / np.maximum(table.sum(1, keepdims=True), 1e-12)
-    cells = [
-        [Cell(f"{shares[i, j]:.0%}".rstrip("%"), float(shares[i, j])) for j in range(len(labels))] for i in range(len(labels))
-    ]
-    caption = "Rows are true classes, columns what was answered; in percent of the true class. The diagonal is what is right."
-    return Heat("Confusion", labels, labels, cells, caption, "true \\ answered")
-
-
-def _probabilities(judged: Judged) -> Iterator[Block]:
-    probability, truth, weights = judged.views["probability"], judged.truth, judged.weights
-    curves, legend = [], []
-    for number, (name, is_so, said, each) in enumerate(_classes(judged), 1):
-        curves.append((is_so, said, each))
-        legend.append((number, name))
-    if curves:
-        several = f"The {len(curves)} classes with most rows. " if len(curves) > 1 else ""
-        caption = f"{several}The nearer to the upper left corner, the better; the dashed line is chance."
-        yield Chart("ROC", charts.roc(curves), caption, legend)
-        caption = f"{several}The nearer to the upper right corner, the better; a dashed line is how often the class comes."
-        yield Chart("Precision and recall", charts.precision_recall(curves), caption, legend)
-    else:
-        yield Missing("ROC, precision and recall", "All judged rows are of one class.")
-    if probability.ndim == 1:
-        said, came = probability, truth == 1
-    elif truth.ndim == 1:
-        said, came = probability.max(1), judged.views["label"] == truth
-    else:
-        known = truth >= 0
-        said, came = probability[known], truth[known] == 1
-        weights = None if weights is None else np.broadcast_to(weights[:, None], known.shape)[known]
-    bins = calibration_bins(said.astype(float), came, weights)
-    off = sum(each["share"] * abs(each["said"] - each["true"]) for each in bins)
-    what = (
-        "the answered class"
-        if probability.ndim == 2 and truth.ndim == 1
-        else "a label"
-        if truth.ndim == 2
-        else "the second class"
-    )
-    caption = (
-        f"How probable {what} was said to be, and how often it came true, with 95 % intervals. {DIAGONAL}; on average the two "
-        f"are {percent(off, 1)} apart."
-    )
-    yield Chart("Calibration", charts.calibration(bins), caption)
-
-
-def _classes(judged: Judged) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[Any], NDArray[Any] | None]]:
-    """The classes with most rows, each against the rest: name, which rows are of it, its probability, weights."""
-    probability, truth, weights, codec = judged.views["probability"], judged.truth, judged.weights, judged.fitted.codec
-    if truth.ndim == 2:
-        known = truth >= 0
-        order = np.argsort(-((truth == 1) & known).sum(0), kind="stable")[:MAX_CURVES]
-        parts = [(codec.labels[i], truth[known[:, i], i] == 1, probability[known[:, i], i], known[:, i]) for i in order]
-    else:
-        names, every = class_texts(codec), np.ones(len(truth), bool)
-        if probability.ndim == 1:
-            parts = [(names[1], truth == 1, probability, every)]
-        else:
-            order = np.argsort(-np.bincount(truth, minlength=len(names)), kind="stable")[:MAX_CURVES]
-            parts = [(names[i], truth == i, probability[:, i], every) for i in sorted(order)]
-    for name, is_so, said, rows in parts:
-        if is_so.any() and not is_so.all():
-            yield name, is_so, said, None if weights is None else weights[rows]
-
-
-def calibration_bins(
-    said: NDArray[np.float64], came: NDArray[np.bool_], weights: NDArray[np.float64] | None = None
-) -> list[Mapping[str, float]]:
-    """Ten bins of equal width: the mean probability, the share that came true with its interval, the share of rows.
-
-    Example:
-        >>> bins = calibration_bins(np.array([0.1, 0.9] * 50), np.array([False, True] * 50))
-        >>> [(each["said"], each["true"]) for each in bins]
-        [(0.1, 0.0), (0.9, 1.0)]
-    """
-    each = np.ones(len(said)) if weights is None else weights
-    codes = np.minimum((said * N_BINS).astype(int), N_BINS - 1)
-    found: list[Mapping[str, float]] = []
-    for code in np.unique(codes):
-        rows = codes == code
-        true, low, high = mean_interval(came[rows].astype(float), each[rows], share=True)
-        if math.isfinite(true):
-            mean = float(np.average(said[rows], weights=each[rows]))
-            found.append({"said": mean, "true": true, "low": low, "high": high, "share": float(each[rows].sum() / each.sum())})
-    return found
-
-
 def _chosen_columns(evidence: Evidence, name: str, importance: Importance | None) -> list[str]:
     """The columns that matter most to a task, else the first ones."""
     if importance is not None and name in importance.tasks:
@@ -236,9 +98,11 @@ def _sliced(evidence: Evidence, judged: Judged, importance: Importance | None) -
     share, better = what.startswith("share"), judged.higher_is_better
     found: list[Slice] = []
     for column in _chosen_columns(evidence, judged.name, importance):
-        if column in kinds:
+        if column in kinds and column not in evidence.images:
             cells = evidence.column(column).take(judged.index)
             found += slices_of(column, kinds[column], cells, errors, judged.weights, share=share)
+    if not found and not kinds.keys() - evidence.images:
+        return
     if not found:
         yield Missing("Scores by slice", "No input column cuts the labeled rows into parts of ten rows or more.")
         return
@@ -270,20 +134,49 @@ def _mark(each: Slice, previous: Slice | None, overall: float, higher_is_better:
 def _worst(evidence: Evidence, judged: Judged, importance: Importance | None) -> Iterator[Block]:
     losses = np.nan_to_num(judged.losses, nan=np.inf)
     rows = np.argsort(-losses, kind="stable")[:N_WORST]
-    columns = _chosen_columns(evidence, judged.name, importance)
     taken = judged.index[rows]
-    cells = {column: evidence.column(column).take(taken).to_pylist() for column in columns}
+    cells = {
+        name: cells for name in _chosen_columns(evidence, judged.name, importance) if (cells := _cells(evidence, name, taken))
+    }
     listed: list[Sequence[str]] = []
     for place, row in enumerate(rows):
-        texts = (evidence.row_name(int(taken[place])), *_texts(judged, int(row)), f"{losses[row]:.3g}")
-        listed.append((*texts, *(cell_text(cells[column][place]) for column in columns)))
+        told_of = (*_texts(judged, int(row)).values(), f"{losses[row]:.3g}")
+        listed.append((evidence.row_name(int(taken[place])), *told_of, *(texts[place] for texts in cells.values())))
     caption = "The largest losses, in units of the best constant's. Look there for wrong labels and for what no column tells."
-    head = ("row", "true", "answered", "loss", *columns)
-    yield Listing(f"The {len(listed)} worst rows", head, listed, caption, numbers=(3,), folded=True)
+    names = list(_texts(judged, int(rows[0])))
+    yield Listing(
+        f"The {len(listed)} worst rows",
+        ("row", *names, "loss", *cells),
+        listed,
+        caption,
+        numbers=(len(names) + 1,),
+        folded=True,
+    )
 
 
-def _texts(judged: Judged, row: int) -> tuple[str, str]:
-    """What is true in a row, and what was answered."""
+def _cells(evidence: Evidence, name: str, rows: Rows) -> list[str]:
+    """The cells of a column in some rows, as text; none where these are pixels."""
+    cells, is_image = evidence.column(name).take(rows), name in evidence.images
+    if not is_image:
+        return [cell_text(cell) for cell in cells.to_pylist()]
+    return [cell_text(path and short_path(path)) for path in cells.to_pylist()] if is_text(cells.type) else []
+
+
+def _said(judged: Judged, row: int) -> list[str]:
+    """What to say of a row under its pictures."""
+    return [*(f"{what} {text}" for what, text in _texts(judged, row).items()), f"loss {judged.losses[row]:.3g}"]
+
+
+def _texts(judged: Judged, row: int) -> dict[str, str]:
+    """What is true in a row, and what was answered; of answers at every pixel the row's own scores."""
+    if "statistics" in judged.views:
+        scores = {scorer.name: judged.scores_of(scorer, np.array([row])) for scorer in judged.scorers}
+        return {name: told(float(score[0])) for name, score in scores.items()}
+    true, answered = _true_and_answered(judged, row)
+    return {"true": true, "answered": answered}
+
+
+def _true_and_answered(judged: Judged, row: int) -> tuple[str, str]:
     views, truth, codec = judged.views, judged.truth[row], judged.fitted.codec
     if "value" in views:
         return cell_text(float(truth)), cell_text(float(views["value"][row]))

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from polytask.errors import counted
 from polytask.evaluation.conflict import agreement_of, conflict_notes
 from polytask.leaks import is_about_inputs
+from polytask.report.answers import calibration_bins
 from polytask.report.blocks import Block, Group, Mark, Section, Strips, Words
 from polytask.report.comparison import COLORS, SHARING, beaten_by_trees, can_be_compared, verdicts
 from polytask.report.evidence import Evidence, names_of
 from polytask.report.importance import Importance
-from polytask.report.per_task import calibration_bins
 from polytask.report.words import (
     against_alone,
     better_than_constant,

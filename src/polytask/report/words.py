@@ -93,13 +93,15 @@ def in_words(task: TaskScores) -> str:
         interval = f"{percent(score.low, 1)} to {percent(score.high, 1)}"
     sure = "" if math.isnan(score.low) else f" (95 % interval {interval})"
     unknown = math.isnan(score.constant)
-    if name == "mae":
+    if name in ("mae", "abs_error"):
         against = "" if unknown else f", where the best constant is off by {constant}{_less(score)}"
-        return f"Off by {value} on average{sure}{against}."
+        return f"Off by {value} on average{' over all pixels' if name == 'abs_error' else ''}{sure}{against}."
     if shares:
         against = "" if unknown else f"; the best constant answer is right in {constant}"
         return f"Right in {value} of the rows{sure}{against}."
     against = "" if unknown else f"; the best constant has {constant}"
+    if name == "miou":
+        return f"Answered and true areas overlap by {value} (intersection over union, mean over classes){sure}{against}."
     return f"{name} {value}{sure}{against}."
 
 

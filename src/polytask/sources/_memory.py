@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from polytask.errors import PolytaskError
-from polytask.pictures import holds_images
+from polytask.pictures import holds_clips, holds_images
 from polytask.source import Source, as_table
 
 
@@ -40,6 +40,12 @@ class MemorySource(Source, abstract=True):
         """The columns that are arrays of images."""
         data: pa.Table | None = self.data
         return () if data is None else tuple(name for name in data.column_names if holds_images(data[name]))
+
+    @property
+    def clips(self) -> bool:
+        """Whether one of them holds clips."""
+        data: pa.Table | None = self.data
+        return data is not None and any(holds_clips(column) for column in data.columns)
 
     def read(self) -> pa.Table:
         """The rows.

@@ -18,9 +18,10 @@ from polytask.sources._memory import MemorySource
 class Arrays(MemorySource):
     """NumPy arrays: inputs x of shape [N, D], or images, and a mapping of names to targets of shape [N].
 
-    Targets of tasks with a label at every pixel are [N, height, width], of any numbers. Images are [N, height, width] or
-    [N, height, width, channels]: bytes, booleans, whole numbers from 0 to 255, or fractions from 0 to 1. Images beside numbers
-    go into a ``Frame``, as a mapping of names to arrays.
+    Images are [N, height, width] or [N, height, width, channels], clips [N, frames, height, width, channels]: bytes, booleans,
+    whole numbers from 0 to 255, or fractions from 0 to 1. The last of four axes is the channels where it is 1, 3 or 4; where it
+    is larger the axes are those of grey clips, [N, frames, height, width]. Images beside numbers go into a ``Frame``, as a
+    mapping of names to arrays. Targets of tasks with a label at every pixel are [N, height, width], of any numbers.
 
     Attributes:
         names: The D names of the inputs' columns, x0, x1, ... by default; of images the one name, "image" by default.
@@ -51,7 +52,7 @@ class Arrays(MemorySource):
 
 def _table(pair: tuple[Any, Mapping[str, Any]], given: tuple[str, ...] | None, part: str) -> pa.Table:
     x, targets = np.asarray(pair[0]), pair[1]
-    if x.ndim not in (2, 3, 4):
+    if x.ndim not in (2, 3, 4, 5):
         found, mend = f"shape {x.shape} in {part}", "Give one row per example: x[:, None] where there is one input."
         raise PolytaskError("x is not an array of shape [N, D]", where="arrays", found=found, mend=mend)
     columns = list(x.T) if x.ndim == 2 else [x]

@@ -147,6 +147,9 @@ class DenseRegression(DenseTask):
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         return {"value": self._in_units(estimate, codec)}
 
+    def truth(self, target: Tensor, codec: Codec) -> Tensor:
+        return self._in_units(target, codec)
+
     def _in_units(self, learned: Tensor, codec: Codec) -> Tensor:
         values = learned * codec.scale + codec.center
         return values.exp() if codec.transform == "log" else values

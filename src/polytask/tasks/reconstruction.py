@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 from jaxtyping import Bool, Float, UInt8
+from pydantic import Field
 from torch import Tensor
 
 from polytask.answers import AnswerColumn
-from polytask.batch import Stored
+from polytask.batch import Inputs, Stored, n_rows
 from polytask.scorer import Scorer
 from polytask.task import Codec
-from polytask.tasks._dense import DenseTask, dense_scorer
+from polytask.tasks._dense import DenseTask, dense_scorer, mean_where
 
 PIECE = 4096  # images whose bytes are counted at once
+N_PATCHES = 8  # along the longer side of an image
 
 
 class Reconstruction(DenseTask):
@@ -25,6 +29,11 @@ class Reconstruction(DenseTask):
     Its column is that of an image among the inputs, which it stays. The loss of a row is the mean over pixels and channels of
     the error of brightness less the training mean of the channel, divided by its deviation.
 
+    Args:
+        masked: The share of an image's patches that is hidden from the network while it learns, under the mean color; the loss
+            is then of these alone. Other tasks see the whole image, in a pass of their own; answers are of whole images.
+        patch: The sides of a patch in pixels; None for what cuts the longer side of the image into eight.
+
     Metrics: ``rmse`` and ``mae`` of brightness from 0 to 1, over all pixels of all rows; ``psnr``, -20 log10 of the former, in
     decibels.
 
@@ -32,8 +41,38 @@ class Reconstruction(DenseTask):
     """
 
     spatial: ClassVar[Literal["codes", "numbers", "image"] | None] = "image"
+    paper: ClassVar[str] = "masked: Xie 2021, arXiv:2111.09886"
     losses: ClassVar[tuple[str, ...]] = ("mse", "l1")
     default_metrics: ClassVar[tuple[str, ...]] = ("rmse", "psnr")
+
+    masked: float = Field(default=0.0, ge=0, lt=1)
+    patch: int | None = Field(default=None, ge=1)
+
+    @property
+    def hides(self) -> bool:
+        return self.masked > 0
+
+    def hidden(self, inputs: Sequence[Inputs], target: Tensor, codec: Codec, seed: int) -> tuple[tuple[Inputs, ...], Tensor]:
+        """Images with patches under the mean color, and as target brightness with a channel that is 1 where it is hidden."""
+        assert codec.image is not None
+        key, generator = codec.image.key, torch.Generator().manual_seed(seed)
+        mean = torch.tensor(codec.image.mean, device=target.device).round().to(torch.uint8).view(-1, 1, 1)
+        seen: list[Inputs] = []
+        marks = []
+        for part in inputs:
+            mask = self._patches(n_rows(part), codec.space, generator).to(target.device)
+            seen.append({**part, key: torch.where(mask, mean, part[key])} if key in part else part)
+            marks.append(mask)
+        return tuple(seen), torch.cat([target, torch.cat(marks)], 1)
+
+    def _patches(self, n: int, space: tuple[int, ...], generator: torch.Generator) -> Bool[Tensor, "B 1 H W"]:
+        """Where images are hidden: the same number of patches of each."""
+        side = self.patch or -(-max(space) // N_PATCHES)
+        grid = [-(-extent // side) for extent in space]
+        n_hidden = max(1, min(round(self.masked * math.prod(grid)), math.prod(grid) - 1))
+        order = torch.rand(n, math.prod(grid), generator=generator).argsort(1).argsort(1)
+        spread = (order < n_hidden).view(n, 1, *grid).repeat_interleave(side, 2).repeat_interleave(side, 3)
+        return spread[:, :, : space[0], : space[1]]
 
     @property
     def barred_columns(self) -> tuple[str, ...]:
@@ -73,18 +112,18 @@ class Reconstruction(DenseTask):
 
     def _learned(self, pixels: Tensor, codec: Codec) -> Tensor:
         """Brightness on the scale of the loss."""
-        assert codec.image is not None
-        mean, deviation = (
-            torch.tensor(each, device=pixels.device).view(-1, 1, 1) for each in (codec.image.mean, codec.image.deviation)
-        )
+        mean, deviation = _moments(codec, pixels)
         return (pixels - mean) / deviation
 
-    def on_scale(self, target: UInt8[Tensor, "B C H W"], codec: Codec) -> Float[Tensor, "B C H W"]:
-        return self._learned(target, codec)
+    def on_scale(self, target: UInt8[Tensor, "B D H W"], codec: Codec) -> Float[Tensor, "B D H W"]:
+        """Brightness on the scale of the loss; what is hidden of it stays the last channel, where there is such."""
+        pixels, marks = target[:, : codec.width], target[:, codec.width :]
+        return torch.cat([self._learned(pixels, codec), marks], 1) if marks.shape[1] else self._learned(pixels, codec)
 
-    def row_losses(self, output: Float[Tensor, "B C H W"], target: Float[Tensor, "B C H W"]) -> Float[Tensor, " B"]:
-        apart = (output - target).flatten(1)
-        return (apart.abs() if self.loss == "l1" else apart.square()).mean(1)
+    def row_losses(self, output: Float[Tensor, "B C H W"], target: Float[Tensor, "B D H W"]) -> Float[Tensor, " B"]:
+        pixels, marks = target[:, : output.shape[1]], target[:, output.shape[1] :]
+        apart = (output - pixels).abs() if self.loss == "l1" else (output - pixels).square()
+        return mean_where(apart, marks.bool().expand_as(apart)) if marks.shape[1] else apart.flatten(1).mean(1)
 
     def estimate(self, output: Float[Tensor, "B C H W"]) -> Tensor:
         return output
@@ -94,12 +133,11 @@ class Reconstruction(DenseTask):
 
     def views(self, estimate: Tensor, codec: Codec) -> dict[str, Tensor]:
         """Brightness from 0 to 255, with the channels last where there are three."""
-        assert codec.image is not None
-        mean, deviation = (
-            torch.tensor(each, device=estimate.device).view(-1, 1, 1) for each in (codec.image.mean, codec.image.deviation)
-        )
-        pixels = (estimate * deviation + mean).clamp(0, 255)
-        return {"value": pixels.squeeze(1) if pixels.shape[1] == 1 else pixels.movedim(1, -1)}
+        mean, deviation = _moments(codec, estimate)
+        return {"value": _channels_last((estimate * deviation + mean).clamp(0, 255))}
+
+    def truth(self, target: Tensor, codec: Codec) -> Tensor:
+        return _channels_last(target)
 
     def statistics(self, views: Any, target: Tensor, codec: Codec) -> Float[Tensor, "B n"]:
         """Of each row the mean square and the mean size of the error of brightness from 0 to 1, and 1."""
@@ -118,3 +156,15 @@ class Reconstruction(DenseTask):
             dense_scorer("psnr", lambda sums: -10 * (sums[0] / sums[2]).log10(), True, is_ratio=False),
         ]
         return {scorer.name: scorer for scorer in found}
+
+
+def _channels_last(pixels: Tensor) -> Tensor:
+    """``[B, H, W]``, or ``[B, H, W, C]`` of several channels."""
+    return pixels.squeeze(1) if pixels.shape[1] == 1 else pixels.movedim(1, -1)
+
+
+def _moments(codec: Codec, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each channel, where a tensor is."""
+    assert codec.image is not None
+    mean, deviation = codec.image.mean, codec.image.deviation
+    return torch.tensor(mean, device=like.device).view(-1, 1, 1), torch.tensor(deviation, device=like.device).view(-1, 1, 1)

@@ -34,7 +34,7 @@ class Segmentation(DenseTask):
     classes of (2 sum of p t + 1) / (sum of p + sum of t + 1) with probabilities p and targets t, summed over these pixels.
 
     Args:
-        ignore: Numbers in masks that mean: no label here, such as 255 in Pascal VOC.
+        ignore: Numbers in masks that mean: no label here, such as 255 in Pascal VOC. In arrays -1 always does.
         dice: How much the Dice loss counts; 0 leaves the cross-entropy alone.
 
     Metrics, over all labeled pixels of all rows: ``miou``, the mean over the classes that there are of intersection over union;
