@@ -173,7 +173,8 @@ def test_a_batch_of_images_in_pieces_is_the_whole_batch(kind: str) -> None:
 def test_bfloat16_is_close_to_float32_on_images(kind: str) -> None:
     trainer = {**TRAINER, "epochs": 3, "optimizer": {"lr": 5e-3}}
     full, half = (fit(recipe(example(Encoder, kind), trainer={**trainer, "precision": p})) for p in ("float32", "bfloat16"))
-    assert {value.dtype for value in half.bundle.model.state_dict().values()} == {torch.float32}
+    weights = half.bundle.model.state_dict().values()
+    assert {value.dtype for value in weights if value.is_floating_point()} == {torch.float32}
     for one, other in zip(full.history, half.history, strict=True):
         assert one["training"] != other["training"]
         assert other["training"] == pytest.approx(one["training"], rel=0.05)

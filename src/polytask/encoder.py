@@ -65,12 +65,14 @@ class Encoder(Component, family="encoders"):
         reads_clips: Whether its images may have several frames.
         brings_weights: Whether its parts begin with weights that were learned elsewhere.
         pace_fields: The fields that say how its parts are trained, not what they are.
+        held_fields: The fields that ``settled`` fills for a model that is saved, and that no recipe needs.
     """
 
     reads_images: ClassVar[bool] = False
     reads_clips: ClassVar[bool] = False
     brings_weights: ClassVar[bool] = False
     pace_fields: ClassVar[frozenset[str]] = frozenset()
+    held_fields: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def from_value(cls, value: object) -> Encoder | None:

@@ -318,6 +318,27 @@ def test_patches_are_the_map_that_tasks_of_pixels_are_learned_from(kind: str) ->
     assert all(map_space(spec) for spec in specs)
 
 
+def test_networks_with_heads_or_texts_give_what_sees_images(tmp_path: Path) -> None:
+    """As on the hub, where most files are of a network with a head, or of images and texts."""
+    from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTForImageClassification
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    codec, pixels = codec_of(32, 32)
+    torch.manual_seed(0)
+    texts = {**TINY["vit"], "vocab_size": 9, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    clip = CLIPModel(CLIPConfig(text_config=texts, vision_config=TINY["vit"], projection_dim=4)).eval()
+    vit = ViTForImageClassification(ViTConfig(**TINY["vit"], num_labels=3)).eval()
+    for whole, seeing in ((clip, clip.vision_model), (vit, vit.vit)):
+        folder = tmp_path / type(whole).__name__
+        whole.save_pretrained(folder)
+        (folder / "preprocessor_config.json").write_text(json.dumps(HALVES), encoding="utf-8")
+        found = features_of(Pretrained(model=str(folder)), codec, pixels)[-1]
+        with torch.no_grad():
+            expected = seeing.double()(pixel_values=normalized(pixels)).last_hidden_state
+        torch.testing.assert_close(in_order(found, expected), expected, rtol=1e-6, atol=1e-6)
+
+
 def test_a_network_of_patches_of_another_size_is_exported(tmp_path: Path) -> None:
     encoder = {"kind": "pretrained", "model": "x", "config": {"model_type": "vit", **TINY["vit"], "num_hidden_layers": 1}}
     trainer = {**TRAINER, "epochs": 1, "best": "mean"}
@@ -353,4 +374,6 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert load("run").recipe.encoder.model == str(tmp_path / "net")
     shutil.rmtree("net")
     assert len(done("predict", "run", "labels.csv").splitlines()) == N + 1
+    done("fit", "labels.csv", "--image", "photo", "--warm-start", "run", "--epochs", "1", "--out", "again")
+    assert load("again").recipe.encoder.config is None
     assert mistake(*words) == "encoder: Pretrained needs 'model'. Give 'model'."

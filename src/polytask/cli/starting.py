@@ -117,7 +117,10 @@ def open_sources(words: Words, asked: Sequence[TaskWords]) -> dict[str, Source]:
 
 def _parts(earlier: Manifest | None) -> dict[str, Any]:
     """Encoder, sharing and head of the run that is gone on from; else a recipe has its defaults."""
-    return {} if earlier is None else {name: getattr(earlier, name).to_dict() for name in ("encoder", "sharing", "head")}
+    if earlier is None:
+        return {}
+    encoder = {name: value for name, value in earlier.encoder.to_dict().items() if name not in earlier.encoder.held_fields}
+    return {"encoder": encoder, "sharing": earlier.sharing.to_dict(), "head": earlier.head.to_dict()}
 
 
 def _guessed(task: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> tuple[str, str]:

@@ -71,6 +71,7 @@ class Pretrained(ImageEncoder):
     extra: ClassVar[str] = "pretrained"
     brings_weights: ClassVar[bool] = True
     pace_fields: ClassVar[frozenset[str]] = frozenset({"frozen", "thaw_every", "rate", "layer_decay"})
+    held_fields: ClassVar[frozenset[str]] = frozenset({"config", "pixels"})
 
     model: str = Field(min_length=1)
     parts: int = Field(default=4, ge=1)
