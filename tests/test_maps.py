@@ -96,7 +96,7 @@ def test_labels_go_where_their_image_goes(resize: Resize, size: tuple[int, int])
     rows, columns = (np.arange(side) * 5 // side for side in size)
     mask = blocks[rows][:, columns]
     form = ImageFeature(column="photo", channels=1, height=20, width=20, resize=resize)
-    image, _ = picture((mask * 200 + 50).astype(np.uint8), form)
+    image = picture((mask * 200 + 50).astype(np.uint8), form).pixels
     codes = read([png(mask)], form=form)[0]
     depth = read([png(mask)], "numbers", form)[0]
     there = codes >= 0

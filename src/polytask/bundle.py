@@ -105,8 +105,7 @@ class Bundle:
 
     def chosen_weights(self) -> list[Chosen]:
         """What ``with_weights`` takes: the tasks of each network, with its weights."""
-        networks = list(self.model.networks) if isinstance(self.model, Snapshots) else [self.model]
-        return [(tuple(network.tasks), network.state_dict()) for network in networks]  # type: ignore[arg-type]
+        return [(tuple(network.tasks), network.state_dict()) for network in self.networks]
 
     @property
     def tasks(self) -> dict[str, FittedTask]:
@@ -135,7 +134,7 @@ class Bundle:
         index = input_set_of(self.manifest.inputs, table, source)
         wanted = self._wanted(tasks, index)
         pictures = self.manifest.inputs[index].codec.pictures(table)
-        data = self._dataset(table, index, pictures)
+        data = self.asked(table, index, pictures)
         parts = []
         for _, outputs in outputs_by_batch(self.model, data, asked_for(self.tasks, wanted)):
             views = views_of(self.tasks, outputs)
@@ -144,7 +143,12 @@ class Bundle:
                 fitted = self.tasks[task]
                 columns |= fitted.task.answer(views[task], fitted.codec, probabilities)
             parts.append(pa.table(columns))
-        return _without(pa.concat_tables(parts).combine_chunks(), _unusable(pictures))
+        return without_rows(pa.concat_tables(parts).combine_chunks(), unusable_rows(pictures))
+
+    @property
+    def networks(self) -> list[MultiTaskModel]:
+        """The networks that answer, each for its tasks."""
+        return list(self.model.networks) if isinstance(self.model, Snapshots) else [self.model]  # type: ignore[arg-type]
 
     def dataset(self, table: pa.Table, index: int, labels: Mapping[str, pa.Array] | None = None) -> Dataset:
         """A table's rows as tensors for input set ``index``, with targets where ``labels`` are given.
@@ -152,15 +156,17 @@ class Bundle:
         Rows whose images cannot be used, and are to be skipped, have no label.
         """
         pictures = self.manifest.inputs[index].codec.pictures(table)
-        unusable = _unusable(pictures)
+        unusable = unusable_rows(pictures)
         left = {
-            task: _without(pa.table({task: column}), unusable)[task].combine_chunks() for task, column in (labels or {}).items()
+            task: without_rows(pa.table({task: column}), unusable)[task].combine_chunks()
+            for task, column in (labels or {}).items()
         }
-        return self._dataset(table, index, pictures, left)
+        return self.asked(table, index, pictures, left)
 
-    def _dataset(
+    def asked(
         self, table: pa.Table, index: int, pictures: Mapping[str, Pictures], labels: Mapping[str, pa.Array] | None = None
     ) -> Dataset:
+        """As ``dataset``, with the images of the rows already read, and nothing done about those that cannot be used."""
         inputs: list[Inputs] = [{} for _ in self.manifest.inputs]
         inputs[index] = self.manifest.inputs[index].codec.encode(table, pictures)
         targets, present, weights = {}, {}, {}
@@ -279,11 +285,12 @@ class Bundle:
         return bundle
 
 
-def _unusable(pictures: Mapping[str, Pictures]) -> dict[int, str]:
+def unusable_rows(pictures: Mapping[str, Pictures]) -> dict[int, str]:
+    """The rows whose images cannot be used, and why."""
     return {row: why for read in pictures.values() for row, why in read.unusable.items()}
 
 
-def _without(table: pa.Table, unusable: Mapping[int, str]) -> pa.Table:
+def without_rows(table: pa.Table, unusable: Mapping[int, str]) -> pa.Table:
     """The table with nothing in the rows whose images cannot be used, which is said."""
     if not unusable:
         return table

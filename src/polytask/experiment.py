@@ -18,7 +18,7 @@ from polytask.bundle import n_parameters
 from polytask.checkpoint import STATE, Checkpoints
 from polytask.errors import PolytaskError, listed
 from polytask.evaluation.conflict import agreement_of, conflict_notes
-from polytask.fitting import augmenter_of, score, train_bundle, with_rows_that_fit
+from polytask.fitting import augmenter_of, remarks, score, train_bundle, with_rows_that_fit
 from polytask.preparation import prepare
 from polytask.recipe import Recipe
 from polytask.run import Run, load
@@ -118,6 +118,7 @@ def _run(recipe: Recipe, place: Path | None, on_epoch: Callable[[Epoch], None] |
             *left_out(history),
             *gradient_notes(history),
             *conflicts,
+            *remarks(bundle, prepared.training),
         ],
     }
     if origin is not None:

@@ -116,6 +116,10 @@ class FittedTask:
         """An output in the column's own units."""
         return self.task.views(self._estimate(output), self.codec)
 
+    def remarks(self, output: Tensor) -> list[str]:
+        """What is to be said of an output for the training rows."""
+        return self.task.remarks(self.views(output), self.codec)
+
     def judged(self, output: Tensor, target: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """What metrics compare: an output in the column's own units, and what is true; of many pixels their sums by row."""
         return self._compared(self.views(output), target)

@@ -303,6 +303,15 @@ def labeled_outputs(bundle: Bundle, data: Dataset, tasks: Sequence[str]) -> Iter
             yield task, output if rows is None else output[rows], target if rows is None else target[rows]
 
 
+def remarks(bundle: Bundle, data: Dataset) -> list[str]:
+    """What tasks have to say of what a trained network says of the training rows."""
+    waiting = [name for network in bundle.networks for name in network.tasks if not network.has_begun(name)]
+    notes = [f"task {name!r} was not learned: the training ended before its loss began" for name in waiting]
+    asked = [name for name in data.tasks if type(bundle.tasks[name].task).remarks is not Task.remarks and name not in waiting]
+    outputs = outputs_on(bundle.model, data, asked) if asked else {}
+    return notes + [note for name, output in outputs.items() for note in bundle.tasks[name].remarks(output[data.present[name]])]
+
+
 def row_weights(data: Dataset, task: str) -> Tensor | None:
     """How much each row with a label of a task counts, float64; None where all count alike."""
     return data.weights[task][data.present[task]].double() if task in data.weights else None

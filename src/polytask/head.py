@@ -43,10 +43,12 @@ class Head(Component, family="heads"):
         knows_members: Whether the head tells the members of an ensemble apart: its specs then say how many there are, its
             features are ``[B, members, ...]`` and its output ``[B, members, width]``. Else members are rows to it, so that all
             share one head.
+        has_start: Whether it can begin near any output; not where its outputs are distances, or on a sphere.
     """
 
     dense: ClassVar[bool] = False
     knows_members: ClassVar[bool] = False
+    has_start: ClassVar[bool] = True
 
     @classmethod
     def from_value(cls, value: object) -> Head | None:
@@ -63,6 +65,10 @@ class Head(Component, family="heads"):
 
         Where it has layers of its own before the last one, other tasks can read what they make if the module has
         ``state_width`` and takes ``with_state=True``, as PooledHead does; else they read the pooled features as its state.
+
+        Where its weights begin with the features that training rows have once other tasks have shaped them, the module has
+        ``begin(vectors [N, *members, D], seed)``, given these features pooled, and ``begun``, whether that was done, of a
+        buffer that is saved; ``Task.begins`` says when.
 
         Args:
             specs: The shapes of the features, stem first.
@@ -130,6 +136,15 @@ class OneForAll(nn.Module):
         self.head, self.members = head, members
         if hasattr(head, "state_width"):
             self.state_width = head.state_width
+
+    @property
+    def begun(self) -> bool:
+        """Whether the head waits for nothing; see ``Head.build``."""
+        return bool(getattr(self.head, "begun", True))
+
+    def begin(self, vectors: Float[Tensor, "N members D"], seed: int) -> None:
+        """Let the head begin with the features of all members; see ``Head.build``."""
+        self.head.begin(vectors.flatten(0, 1), seed)  # type: ignore[operator]
 
     def forward(self, features: Sequence[Features], with_state: bool = False) -> Tensor | Said:
         rows = tuple(folded(part, self.members) for part in features)

@@ -1,4 +1,4 @@
-"""Initial weights that follow from the data: the layers of stems and stages scaled on some training rows."""
+"""Weights that follow from the data: stems and stages scaled on some training rows, heads that begin with their features."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from polytask.batch import Batch, Dataset, Features
+from polytask.head import pooled
 from polytask.keeping import Buffers
-from polytask.model import MultiTaskModel
+from polytask.model import MultiTaskModel, outputs_on
 from polytask.seeding import derived_seed, seeded
 
 N_ROWS = 512  # of each source
@@ -57,6 +58,23 @@ def scale_stages(model: MultiTaskModel, data: Dataset, seed: int = 0) -> None:
         model.clock.step = None
         model.train(before)
         buffers.restore()
+
+
+def begin_head(model: MultiTaskModel, task: str, data: Dataset, seed: int = 0) -> list[nn.Parameter]:
+    """Let a task's head begin with the pooled features that the rows with its label have now; the parameters that it set."""
+    head, seen = model.head_of(task), list[Tensor]()
+
+    def remember(_: nn.Module, given: Any) -> None:
+        seen.append(pooled(given[0][-1], model.specs[task]).cpu())
+
+    handle, before = head.register_forward_pre_hook(remember), model.training
+    try:
+        outputs_on(model, data.where(data.present[task]), [task])
+    finally:
+        handle.remove()
+        model.train(before)
+    head.begin(torch.cat(seen), derived_seed(seed, "begin", task))  # type: ignore[operator]
+    return list(head.parameters())
 
 
 def _some_rows(data: Dataset, seed: int) -> Tensor:

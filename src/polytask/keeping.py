@@ -69,6 +69,14 @@ class Average:
         torch._foreach_lerp_(self.averages, list(self.weights), 1 - decay)
 
     @torch.no_grad()
+    def take(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Forget what those of its weights were that are among these."""
+        chosen = set(map(id, parameters))
+        for weight, average in zip(self.weights, self.averages, strict=True):
+            if id(weight) in chosen:
+                average.copy_(weight)
+
+    @torch.no_grad()
     def restore(self, steps: int, averages: Sequence[Tensor]) -> None:
         """Go on from these."""
         self.steps = steps

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Self
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from polytask.batch import Batch, Dataset, Features, FeatureSpec, Inputs, widened
@@ -126,6 +127,14 @@ class MultiTaskModel(nn.Module):
             return {tuple(self.tasks): [parameter for _, parameter in trained]}
         own = {(task,): [p for path, p in trained if key in path] for task, key in self._keys.items()}
         return {tasks: parameters for tasks, parameters in own.items() if parameters}
+
+    def head_of(self, task: str) -> nn.Module:
+        """The head of a task that it answers or reads."""
+        return self.heads[self._keys[task]]
+
+    def has_begun(self, task: str) -> bool:
+        """Whether a task's head waits for nothing; see ``Head.build``."""
+        return bool(getattr(self.head_of(task), "begun", True))
 
     def paces(self) -> dict[nn.Parameter, Pace]:
         """How the parameters are trained that are not trained as all others."""
@@ -262,6 +271,21 @@ def outputs_by_batch(
         with torch.inference_mode():
             outputs = {task: output.cpu() for task, output in model(batch.inputs, wanted).items()}
         yield batch, outputs
+
+
+def vectors_on(network: MultiTaskModel, data: Dataset, task: str, stage: int) -> Float[Tensor, "N D"]:
+    """A task's features after one of the network's parts, stem first, pooled to a vector per row, on the CPU.
+
+    Those of an ensemble's members are averaged.
+    """
+    network.eval()
+    spec = network.trunk.specs[stage]
+    parts = [torch.empty(0, spec.width)]
+    with torch.inference_mode():
+        for batch in data.batches(EVALUATION_ROWS):
+            vectors = pooled(network.trunk(batch.inputs, (task,))[task][stage], spec)
+            parts.append((vectors if spec.members == 1 else vectors.mean(1)).float().cpu())
+    return torch.cat(parts)
 
 
 def mean_losses(model: MultiTaskModel, data: Dataset) -> dict[str, float]:

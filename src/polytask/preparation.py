@@ -208,6 +208,11 @@ def _choose_inputs(recipe: Recipe, loaded: Sequence[Loaded], origin: Origin | No
             item.inputs = tuple(name for name in wanted if name not in barred)
         else:
             item.inputs = origin.columns_of(item.source.label, item.table, barred, notes)
+        for task in item.tasks:
+            if not task.label_columns and task.name in item.inputs:
+                what = f"a {task.kind} task has the name of a column, which it does not take for labels: it would be an input"
+                mend = f"Set column: {task.name} on the task to score it by that column, or name the task otherwise."
+                raise PolytaskError(what, where=f"task {task.name!r}, source {item.source.label!r}", mend=mend)
         if not item.inputs:
             mend = "Drop fewer columns."
             raise PolytaskError("no input columns are left", where=f"source {item.source.label!r}", mend=mend)

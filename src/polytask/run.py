@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from torch import nn
 
 from polytask.bundle import Bundle, n_parameters
@@ -31,6 +33,7 @@ from polytask.pictures import located
 from polytask.preparation import Prepared, prepare
 from polytask.reading import given_of, with_read
 from polytask.recipe import Recipe
+from polytask.representation import embedded
 from polytask.run_folder import (
     CARD,
     HISTORY,
@@ -43,12 +46,14 @@ from polytask.run_folder import (
     check_free,
     finished,
     read_record,
+    read_scores,
     replacing,
 )
 from polytask.scores import Scores
-from polytask.source import PIECE_ROWS, Source, like, reader_of
+from polytask.source import PIECE_ROWS, Source, like, reader_of, tables_of
 
 PIECE_BYTES = 1 << 28
+T = TypeVar("T")
 
 
 class Run:
@@ -134,6 +139,33 @@ class Run:
         Raises:
             PolytaskError: As ``predict``.
         """
+        ask = partial(self.bundle.predict, tasks=tasks, probabilities=probabilities)
+        return self._asked_in_pieces(ask, data, source, self._bytes_of_a_row(tasks, probabilities))
+
+    def embed(
+        self, data: object, task: str | None = None, *, stage: int = -1, source: str | None = None
+    ) -> NDArray[np.float32]:
+        """The shared representation of new rows, in their order: the features that the heads read, as one vector per row.
+
+        A sequence or a map is averaged over its places, an ensemble over its members.
+
+        Args:
+            data: As for ``predict``.
+            task: Whose features, where tasks have some of their own; None for those that all share.
+            stage: After which part of the network: 0 the stem, then the stages; negative counts from the end.
+            source: As for ``predict``.
+
+        Returns:
+            An array ``[N, D]``; NaN in rows whose image cannot be used, and is to be skipped.
+
+        Raises:
+            PolytaskError: As ``predict``; there is no such stage, or no task is named and their features differ.
+        """
+        ask = partial(embedded, self.bundle, task=task, stage=stage)
+        return np.concatenate(list(self._asked_in_pieces(ask, data, source, self._bytes_of_a_row((), False))))
+
+    def _asked_in_pieces(self, ask: Callable[..., T], data: object, source: str | None, n_bytes: int) -> Iterator[T]:
+        """What a question gives for so many rows at a time, of which each takes so many bytes."""
         given, reader = reader_of(data, self.recipe.sources, source)
         like_source = self._like(given, source)
         if reader is given:
@@ -141,10 +173,10 @@ class Run:
         else:
             tables = reader.read_in_pieces(getattr(given, given.datum), self._needed())
         n_before = 0
-        for piece in _of_rows(tables, max(1, min(PIECE_ROWS, PIECE_BYTES // self._bytes_of_a_row(tasks, probabilities)))):
+        for piece in tables_of(tables, max(1, min(PIECE_ROWS, PIECE_BYTES // n_bytes))):
             table = self._located(given, piece)
             with rows_named(partial(_row_of, given, n_before)):
-                answers = self.bundle.predict(table, tasks, source=like_source, probabilities=probabilities)
+                answers = ask(table, source=like_source)
             yield answers
             n_before += len(table)
 
@@ -309,7 +341,7 @@ class Run:
             PolytaskError: A package is missing, the run has no folder and no file is named, or it cannot be written.
         """
         try:
-            from polytask.report.page import check_place, page, write
+            from polytask.report.page import apart, check_place, page, write
         except ModuleNotFoundError as error:
             mend = f'Install it: pip install "polytask[report]", or pip install {error.name}.'
             raise PolytaskError(f"a report needs the package {error.name!r}", mend=mend) from error
@@ -319,7 +351,7 @@ class Run:
         place = usual if out is None else Path(out).expanduser().absolute()
         check_place(place, overwrite)
         runs = (self, *others)
-        names = _apart([run.folder.name if run.folder is not None else "run" for run in runs])
+        names = apart([run.folder.name if run.folder is not None else "run" for run in runs])
         write(place, page(list(zip(names, runs, strict=True))))
         return place
 
@@ -375,7 +407,7 @@ class Run:
         if source is not None:
             mine = {name for part in self.bundle.manifest.inputs for name in part.sources.get(source, ())}
             tasks = [task for task in tasks if task.name in mine]
-        named = {task.name: task for task in tasks if set(task.own_columns) <= set(table.column_names)}
+        named = {task.name: task for task in tasks if set(task.needed_columns) <= set(table.column_names)}
         # Without the label of what it is given it is not known whether a task is seen.
         there = [task for name, task in named.items() if set(with_read([name], given_of(tasks))) <= named.keys()]
         if not there:
@@ -410,32 +442,10 @@ def load(folder: str | Path, modules: Mapping[str, nn.Module] | None = None) -> 
     bundle = Bundle.load(place / MODEL, modules)
     recipe = Recipe.from_yaml(place / RECIPE)
     record, scores, history = read_record(place)
-    run = Run(recipe, bundle, _scores(scores, place / SCORES), history, record)
+    run = Run(recipe, bundle, read_scores(scores, place / SCORES), history, record)
     _check_of_one_run(run, place)
     run.folder = place
     return run
-
-
-def _apart(names: Sequence[str]) -> list[str]:
-    """Names of which those that come several times are told apart by a number.
-
-    Example:
-        >>> _apart(["a", "b", "a"])
-        ['a', 'b', 'a (2)']
-    """
-    seen: dict[str, int] = {}
-    told = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return told
-
-
-def _scores(values: Mapping[str, Any], path: Path) -> Scores:
-    try:
-        return Scores.from_dict(values)
-    except PolytaskError as error:
-        raise PolytaskError(error.what, where=str(path), found=error.found, mend=MEND) from None
 
 
 def _check_of_one_run(run: Run, place: Path) -> None:
@@ -462,19 +472,6 @@ def _check_of_one_run(run: Run, place: Path) -> None:
 def _row_of(source: Source, n_before: int, row: int) -> str:
     """Words for a row of new data, of which so many were read before."""
     return f"row {n_before + row + 1:,} of {source.label}"
-
-
-def _of_rows(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
-    """Tables of ``n_rows`` rows each but for the last: cut where one table would be, a batch holds the same rows."""
-    held: list[pa.Table] = []
-    for table in tables:
-        held.append(table)
-        while (count := sum(map(len, held))) > n_rows:
-            joined = pa.concat_tables(held)
-            yield joined.slice(0, n_rows)
-            held = [joined.slice(n_rows)] if count > n_rows else []
-    if held:
-        yield pa.concat_tables(held)
 
 
 def _json(value: object, indent: int | None = 1) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from polytask.checkpoint import sync
 from polytask.errors import PolytaskError, shown
+from polytask.scores import Scores
 
 RECORD, RECIPE, SCORES, HISTORY, CARD, MODEL = "run.json", "recipe.yaml", "scores.json", "history.jsonl", "README.md", "model"
 CHECKPOINTS = "checkpoints"
@@ -76,6 +77,18 @@ def read_record(place: Path) -> tuple[dict[str, Any], dict[str, Any], list[dict[
     if not history:
         raise PolytaskError("no epoch is in it", where=str(place / HISTORY), mend=MEND)
     return record, scores, history
+
+
+def read_scores(values: Mapping[str, Any], path: Path) -> Scores:
+    """The scores that a file says.
+
+    Raises:
+        PolytaskError: It says something else.
+    """
+    try:
+        return Scores.from_dict(values)
+    except PolytaskError as error:
+        raise PolytaskError(error.what, where=str(path), found=error.found, mend=MEND) from None
 
 
 def cannot_write(error: OSError, place: Path, mend: str, what: str = "run") -> PolytaskError:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from polytask.errors import PolytaskError, did_you_mean
 
-View = Literal["value", "label", "probability", "quantiles", "statistics"]
+View = Literal["value", "label", "probability", "quantiles", "statistics", "group", "distance", "vector"]
+OF_A_METRIC: tuple[View, ...] = ("label", "group", "vector")  # what a user's metric reads where there is such a view
 LOWER_IS_BETTER = ("_error", "_loss", "_deviance")
 
 
@@ -27,9 +29,12 @@ class Scorer:
         higher_is_better: Whether more is better.
         reads: Which view of the prediction it compares with the target: "value" [N] in the column's units, "label" (int64 class
             codes [N]), "probability" ([N] of the second of two classes, else [N, K]), "quantiles" ([N, Q], increasing), or
-            "statistics" (sums over the pixels of each row, [N, n]; the target then says nothing more).
+            "statistics" (sums over the pixels of each row, [N, n]; the target then says nothing more), "group" (int64 [N]; of a
+            target below 0 nothing is known), "distance" ([N, K] to the middle of each group) or "vector" ([N, D]).
         is_ratio: Whether a change in percent means something. It does not where zero is what a constant scores, as for R2:
             from 0.01 to 0.02 is no gain of 100 %.
+        rows: For a metric in which every row is compared with the others, ``(prediction, target) -> [N]``: what each row adds,
+            nan for nothing; the metric is their mean. Rows that are drawn twice are not compared with themselves then.
     """
 
     name: str
@@ -37,6 +42,23 @@ class Scorer:
     higher_is_better: bool
     reads: View
     is_ratio: bool = True
+    rows: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+def row_scorer(name: str, rows: Callable[[Tensor, Tensor], Tensor], higher_is_better: bool, reads: View) -> Scorer:
+    """A metric in which every row is compared with the others: the mean of ``rows``; see Scorer."""
+
+    def compute(prediction: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+        return row_mean(rows(prediction, target), target, weights)
+
+    return Scorer(name, compute, higher_is_better, reads, rows=rows)
+
+
+def row_mean(values: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The mean of values of rows ``[N]``, without those that are nan."""
+    each = torch.ones_like(values) if weights is None else weights
+    there = ~values.isnan()
+    return (values[there] * each[there]).sum() / each[there].sum()
 
 
 def user_scorer(metric: Callable[..., Any], known: Mapping[str, Scorer]) -> Scorer:
@@ -67,7 +89,7 @@ def user_scorer(metric: Callable[..., Any], known: Mapping[str, Scorer]) -> Scor
         found, mend = f"the class {metric.__name__}", f"Give an object: {metric.__name__}(...)."
         raise PolytaskError("a metric is a function or an object", where="metrics", found=found, mend=mend)
     views = {scorer.reads for scorer in known.values()}
-    usual: View = "label" if "label" in views else "value"
+    usual: View = next((view for view in OF_A_METRIC if view in views), "value")
     if isinstance(metric, Metric):
         for_classes = "probability" in views and type(metric).__module__.startswith("torchmetrics.classification")
         return _metric_scorer(metric, _reads(metric, "probability" if for_classes else usual))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from polytask.errors import PolytaskError, did_you_mean
 from polytask.intervals import N_RESAMPLES, bootstrap_interval
-from polytask.scorer import Scorer
+from polytask.scorer import Scorer, row_mean
 
 HEADERS = ("task", "metric", "score", "95 % interval", "constant", "rows")
 CAPTION = "constant: the best prediction that is the same for every row."
@@ -209,6 +209,9 @@ def _score(
     baseline = math.nan if constant is None else _computed(scorer, constant, target, *each)
     if not math.isfinite(value):
         return Score(value, math.nan, math.nan, baseline, scorer.higher_is_better)
+    compute = scorer.compute
+    if scorer.rows is not None:
+        view, compute = scorer.rows(view, target), row_mean
     if view.ndim == 1:  # metrics that sort by the prediction take half the time on rows that are in its order
         order = view.argsort()
         view, target, each = view[order], target[order], tuple(weight[order] for weight in each)
@@ -216,7 +219,7 @@ def _score(
     def resampled(rows: NDArray[np.intp]) -> float:
         chosen = torch.from_numpy(rows)
         try:
-            return float(scorer.compute(view[chosen], target[chosen], *(weight[chosen] for weight in each)))
+            return float(compute(view[chosen], target[chosen], *(weight[chosen] for weight in each)))
         except (ArithmeticError, ValueError):
             return math.nan  # undefined on these rows: on all of them it is not
 

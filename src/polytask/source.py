@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
@@ -463,3 +463,16 @@ def _update_digest(digest: hashlib._Hash, column: pa.ChunkedArray) -> None:
 def _type_name(value: object) -> str:
     shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
     return f"{type(value).__name__}{shape}"
+
+
+def tables_of(tables: Iterable[pa.Table], n_rows: int) -> Iterator[pa.Table]:
+    """Tables of ``n_rows`` rows each but for the last: cut where one table would be, a batch holds the same rows."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        while (count := sum(map(len, held))) > n_rows:
+            joined = pa.concat_tables(held)
+            yield joined.slice(0, n_rows)
+            held = [joined.slice(n_rows)] if count > n_rows else []
+    if held:
+        yield pa.concat_tables(held)

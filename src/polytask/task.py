@@ -186,6 +186,11 @@ class Task(Component, family="tasks"):
         return (*self.label_columns, *((self.weight_column,) if self.weight_column is not None else ()))
 
     @property
+    def needed_columns(self) -> tuple[str, ...]:
+        """Those of its own columns without which rows cannot be scored."""
+        return self.own_columns
+
+    @property
     def barred_columns(self) -> tuple[str, ...]:
         """Those of its own columns that are no inputs."""
         return self.own_columns
@@ -349,6 +354,18 @@ class Task(Component, family="tasks"):
     def constant_views(self, codec: Codec, n_rows: int) -> dict[str, Tensor]:
         """What the best constant prediction says of ``n_rows`` rows."""
         return self.views(self.estimate(constant_output(codec, n_rows)), codec)
+
+    def begins(self, n_steps: int, n_epochs: int) -> int:
+        """The epoch, from 0, in which its loss begins, of ``n_epochs`` with ``n_steps`` each, if its head waits for features.
+
+        Raises:
+            PolytaskError: The training ends before.
+        """
+        return 0
+
+    def remarks(self, views: Mapping[str, Tensor], codec: Codec) -> list[str]:
+        """What is to be said of what a trained network says of the training rows."""
+        return []
 
     @property
     def tunes(self) -> bool:

@@ -17,6 +17,7 @@ from polytask.balancer import Balancer
 from polytask.batch import Batch, Dataset
 from polytask.checkpoint import Checkpoints
 from polytask.errors import PolytaskError, listed, one_line
+from polytask.initialization import begin_head
 from polytask.keeping import Best, Chosen, Course, Judged, copied
 from polytask.mixing import Mixing, mixed_batches
 from polytask.model import MultiTaskModel, mean_losses
@@ -114,6 +115,7 @@ class _Loop:
         self.sources = {name: mask.nonzero().squeeze(1) for name, mask in training.sources.items()}
         self.steps_per_epoch = math.ceil(training.n_rows / self.batch_size)
         self.n_epochs = settings.n_epochs(self.steps_per_epoch)
+        self.begins = self._begins()
         self.epoch, self.batch = 0, 0  # done: epochs, and batches of the epoch that is going on
         self.sums: dict[str, Tensor] = {}  # what this epoch has seen so far: summed losses, and in how many steps
         self.counts: dict[str, int] = {}
@@ -134,6 +136,15 @@ class _Loop:
         rest = tuple(task for task in self.training.tasks if task not in alone)
         chosen = [*(Judged((task,), (task,)) for task in alone), *([Judged(rest, self.deciding)] if rest else [])]
         return [Course(self.training.tasks, Best(chosen, reads=self.model.reads))]
+
+    def _begins(self) -> dict[str, int]:
+        """The epoch in which the loss of each task begins: at once where all tasks that are trained together would wait."""
+        begins: dict[str, int] = {}
+        for course in self.courses:
+            tasks = [self.model.tasks[task].task for task in course.tasks if bool(self.training.present[task].any())]
+            epochs = {task.name: task.begins(self.steps_per_epoch, self.n_epochs) for task in tasks}
+            begins |= {task: epoch - min(epochs.values()) for task, epoch in epochs.items()}
+        return begins
 
     def run(
         self, begun: Sequence[Chosen], on_epoch: Callable[[Epoch], None] | None, checkpoints: Checkpoints | None
@@ -173,9 +184,19 @@ class _Loop:
         return [course for course in self.courses if not course.ended]
 
     def _going_on(self, data: Dataset) -> Dataset:
-        """The same rows without the labels of tasks whose training has ended."""
-        ended = {task for course in self.courses if course.ended for task in course.tasks}
-        return data.select([task for task in data.tasks if task not in ended]) if ended else data
+        """The same rows without the labels of tasks whose training has ended, or not begun."""
+        out = {task for course in self.courses if course.ended for task in course.tasks}.union(self._waiting())
+        return data.select([task for task in data.tasks if task not in out]) if out else data
+
+    def _waiting(self) -> list[str]:
+        """The tasks whose head waits for features that other tasks have shaped."""
+        return [task for task in self.begins if not self.model.has_begun(task)]
+
+    def _begin_heads(self) -> None:
+        """Let the heads begin whose time has come, with the features that the training rows have now."""
+        for task in self._waiting():
+            if self.epoch >= self.begins[task]:
+                self.update.take(begin_head(self.model, task, self.training, self.seed))
 
     def _batches(self, epoch: int) -> list[Tensor]:
         n_rows = self.training.n_rows
@@ -183,6 +204,7 @@ class _Loop:
 
     def _pass(self, checkpoints: Checkpoints | None) -> None:
         """One pass over the training rows, or what is left of it."""
+        self._begin_heads()
         self.update.begin(self.epoch)
         self.model.train()
         training = self._going_on(self.training)
@@ -226,7 +248,8 @@ class _Loop:
 
     def _wait(self, course: Course) -> None:
         """Lower the rate where there was no improvement for some time, and end where there was none for long."""
-        course.waited = 0 if course.best.gained() else course.waited + 1
+        waits = not set(course.tasks).isdisjoint(self._waiting())
+        course.waited = 0 if course.best.gained() or waits else course.waited + 1
         plateau = self.settings.n_plateau(self.steps_per_epoch)
         if self.settings.schedule == "plateau" and course.waited and course.waited % plateau == 0:
             self.update.slow_down(course.tasks, PLATEAU_FACTOR)

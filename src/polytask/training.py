@@ -185,7 +185,8 @@ def left_out(history: Sequence[Epoch]) -> list[str]:
         text = f"task {task!r} was left out of {steps} steps, in which its loss or gradient was not finite{every}"
         notes.append(text.replace(" 1 steps", " 1 step"))
     for task in sorted({task for epoch in history for task in epoch.validation}):
-        absent = [epoch.epoch for epoch in history if epoch.validation and task not in epoch.validation]
+        first = next((epoch.epoch for epoch in history if task in epoch.training), 0)  # before, its loss had not begun
+        absent = [e.epoch for e in history if e.epoch >= first and e.validation and task not in e.validation]
         notes += [f"the validation loss of task {task!r} was not finite in epoch {listed(absent)}"] if absent else []
     return notes
 

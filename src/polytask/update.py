@@ -164,6 +164,11 @@ class Updater:
             for average in self._averages():
                 average.swap()
 
+    def take(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Go on from these parameters, which were set from outside."""
+        for average in self._averages():
+            average.take(parameters)
+
     def _averages(self) -> list[Average]:
         return [group.average for group in self.groups if group.average is not None]
 

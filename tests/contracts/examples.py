@@ -41,6 +41,7 @@ FIELDS: dict[tuple[str, str], dict[str, object]] = {
     ("encoders", "pretrained"): {"model": "none", "config": TINY_RESNET, "rate": 1.0},
     ("encoders", "external"): {"name": "Tanh", "module": nn.Sequential(nn.Linear(7, 5), nn.Tanh())},
     ("sharings", "tree"): {"branches": {0: [["price", "late"], ["in no. of $"]]}},
+    ("tasks", "clustering"): {"n_clusters": 3},
     ("heads", "upsampling"): {"width": 4},
     ("heads", "external"): {"name": "Linear", "module": nn.Linear(5, 3)},
 }

@@ -16,6 +16,8 @@ FITTING = {
     "regression": NUMBERS,
     "quantile": NUMBERS,
     "ranking": NUMBERS,
+    "embedding": ["bits", "whole", "booleans", "text"],
+    "clustering": list(LABELS),
 }
 
 

@@ -1,4 +1,4 @@
-"""The table that `predict` writes, as CSV or Parquet."""
+"""The tables that `predict` and `embed` write, as CSV, Parquet or, of numbers alone, NumPy."""
 
 from __future__ import annotations
 
@@ -6,32 +6,35 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
+from numpy.typing import NDArray
 
 from polytask.cli.array_files import ArrayFiles, array_columns
 from polytask.errors import PolytaskError, listed
 
-SUFFIXES = (".csv", ".parquet")
+ANSWERS = (".csv", ".parquet")
+VECTORS = (".npy", *ANSWERS)
 
 
-def check_out(out: str, overwrite: bool) -> Path:
+def check_out(out: str, overwrite: bool, suffixes: Sequence[str] = ANSWERS) -> Path:
     """The file to write answers to.
 
     Raises:
         PolytaskError: It exists and may not be replaced, its folder does not exist, or its name does not tell the format.
     """
     place = Path(out).expanduser()
-    if place.suffix.lower() not in SUFFIXES:
-        raise PolytaskError(
-            "answers are written as .csv or .parquet", where=out, mend="End the name of the file in one of them."
-        )
+    if place.suffix.lower() not in suffixes:
+        what = f"answers are written as {', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        raise PolytaskError(what, where=out, mend="End the name of the file in one of them.")
     if place.is_dir():
         raise PolytaskError("is a folder", where=out, mend="Name a file.")
     if place.exists() and not overwrite:
@@ -59,30 +62,74 @@ class Written:
 def write_answers(tables: Iterable[pa.Table], place: Path | None, overwrite: bool = False) -> Written:
     """Write tables one after the other, by the suffix of a file, which is replaced only once all is written; None prints CSV.
 
-    Arrays stay in the cells of a Parquet file; beside a CSV file they become files of their own, whose paths are in its cells.
+    Arrays stay in the cells of a Parquet file. In a CSV file a vector is a column for each of its numbers; larger arrays become
+    files of their own beside it, whose paths are in its cells.
 
     Raises:
         PolytaskError: The file cannot be written, a folder for arrays is there already, or arrays are to be printed.
     """
     if place is None:
-        return _write(map(_printable, tables), _Printed(), _write_csv)
+        return _write(map(_printable, map(flat, tables)), _Printed(), _write_csv)
     draft, files = place.with_name(f".{place.name}.{os.getpid()}.tmp"), ArrayFiles(place, overwrite)
     try:
         with draft.open("wb") as file:
             if place.suffix.lower() == ".parquet":
                 written = _write(tables, file, _write_parquet)
             else:
-                written = _write(map(files, tables), file, _write_csv)
+                written = _write(map(files, map(flat, tables)), file, _write_csv)
         files.settle()
         draft.replace(place)
         return replace(written, folder=files.folder) if files.names else written
     except OSError as error:
-        raise PolytaskError(
-            f"cannot be written: {error.strerror or error}", where=str(place), mend="Choose another place."
-        ) from None
+        raise _unwritten(error, place) from None
     finally:
         draft.unlink(missing_ok=True)
         files.clear()
+
+
+def write_vectors(vectors: NDArray[np.float32], place: Path) -> None:
+    """Write an array ``[N, D]`` by the suffix of a file, which is replaced only once all is written.
+
+    Raises:
+        PolytaskError: It cannot be written.
+    """
+    columns = {str(at): np.ascontiguousarray(vectors[:, at]) for at in range(vectors.shape[1])}
+    if place.suffix.lower() != ".npy":
+        write_answers([pa.table(columns)], place)
+        return
+    draft = place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            np.save(file, vectors, allow_pickle=False)
+        draft.replace(place)
+    except OSError as error:
+        raise _unwritten(error, place) from None
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def flat(table: pa.Table) -> pa.Table:
+    """The table with a column "name:0", "name:1", ... for every number of a column of vectors.
+
+    Example:
+        >>> vectors = pa.FixedShapeTensorArray.from_numpy_ndarray(np.array([[1.0, 2.0], [3.0, 4.0]]))
+        >>> flat(pa.table({"a": vectors})).to_pydict()
+        {'a:0': [1.0, 3.0], 'a:1': [2.0, 4.0]}
+    """
+    columns: dict[str, pa.Array] = {}
+    for name in table.column_names:
+        kind = table[name].type
+        if isinstance(kind, pa.FixedShapeTensorType) and len(kind.shape) == 1:
+            cells = table[name].combine_chunks().storage
+            columns |= {f"{name}:{at}": pc.list_element(cells, at) for at in range(kind.shape[0])}
+        else:
+            columns[name] = table[name]
+    return pa.table(columns)
+
+
+def _unwritten(error: OSError, place: Path) -> PolytaskError:
+    what = f"cannot be written: {error.strerror or error}"
+    return PolytaskError(what, where=str(place), mend="Choose another place.")
 
 
 def _printable(table: pa.Table) -> pa.Table:

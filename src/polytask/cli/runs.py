@@ -82,6 +82,29 @@ def predict(
         typer.echo(f"{written.n_rows:,} rows written to {out}: {', '.join(written.columns)}{beside}")
 
 
+@app.command(
+    epilog=examples("polytask embed run/ new.csv --out vectors.npy", "polytask embed run/ new.csv --task price --out v.parquet")
+)
+def embed(
+    run: RunFolder,
+    rows: Rows,
+    out: Annotated[str, typer.Option(metavar="FILE", help="A .npy, .parquet or .csv file.")],
+    task: Annotated[str | None, typer.Option(metavar="A", help="Whose features, where tasks have some of their own.")] = None,
+    stage: Annotated[int, typer.Option(metavar="N", help="After which stage: 0 is the stem, -1 the last.")] = -1,
+    source: SourceName = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write the shared representation of every row of a file, in its order: the vectors that the heads read."""
+    from polytask.cli.answers import VECTORS, check_out, write_vectors
+
+    place = check_out(out, overwrite, VECTORS)
+    from polytask.run import load
+
+    vectors = load(run).embed(rows, task, stage=stage, source=source)
+    write_vectors(vectors, place)
+    typer.echo(f"{len(vectors):,} rows of {vectors.shape[1]} numbers written to {out}")
+
+
 @app.command(epilog=examples("polytask keep run/ --tasks price,condition --out small/"))
 def keep(
     run: RunFolder,

@@ -92,7 +92,8 @@ def _task_line(fitted: FittedTask) -> str:
     seen = "" if task.seen_where is None else f"; seen where `{task.seen_where}` is yes, and answered as if it were"
     read = f"; its head reads {listed(f'`{name}`' for name in task.depends_on)}" if task.depends_on else ""
     labels = f"{codec.n_labels} training labels"
-    return f"- **{task.name}** ({task.kind}, column `{listed(task.label_columns)}`): {labels}; {what}{read}{seen}"
+    column = f", column `{listed(task.label_columns)}`" if task.label_columns else ""
+    return f"- **{task.name}** ({task.kind}{column}): {labels}; {what}{read}{seen}"
 
 
 def _origin(sources: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polytask.report import charts
-from polytask.report.blocks import Block, Cell, Chart, Heat, Missing
+from polytask.report.blocks import Block, Cell, Chart, Heat, Listing, Missing
 from polytask.report.evidence import Floats, Judged
 from polytask.report.slices import mean_interval
 from polytask.report.words import percent
@@ -34,8 +34,17 @@ def answers(judged: Judged) -> Iterator[Block]:
         yield Chart("Coverage of the quantiles", charts.coverage(levels, below), caption)
     if "label" in views and truth.ndim == 1:
         yield _confusion(judged)
-    if "probability" in views:
+    if "group" in views:
+        yield _sizes(views["group"], judged.fitted.codec.width)
+    if "probability" in views and "label" in views:
         yield from _probabilities(judged)
+
+
+def _sizes(group: NDArray[Any], n_groups: int) -> Block:
+    sizes = np.bincount(group, minlength=n_groups)
+    rows = [(str(index), f"{size:,}", percent(size / max(len(group), 1))) for index, size in enumerate(sizes.tolist())]
+    caption = "Rows in each group. A group without rows stands for nothing: there may be fewer than were asked for."
+    return Listing("Sizes of the groups", ("group", "rows", "share"), rows, caption, numbers=(1, 2))
 
 
 def numbers(judged: Judged, value: NDArray[Any], truth: NDArray[Any], thing: str = "row") -> Iterator[Block]:

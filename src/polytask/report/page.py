@@ -114,3 +114,18 @@ def _is_report(place: Path) -> bool:
             return f'content="{GENERATOR}' in file.read(2000)
     except OSError:
         return False
+
+
+def apart(names: Sequence[str]) -> list[str]:
+    """Names of which those that come several times are told apart by a number.
+
+    Example:
+        >>> apart(["a", "b", "a"])
+        ['a', 'b', 'a (2)']
+    """
+    seen: dict[str, int] = {}
+    told = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        told.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return told

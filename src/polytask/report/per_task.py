@@ -40,7 +40,7 @@ def per_task(evidence: Evidence, importance: Importance | None) -> Section:
 def _group(evidence: Evidence, fitted: FittedTask, number: int, importance: Importance | None) -> Group:
     name = fitted.task.name
     columns = ", ".join(fitted.task.label_columns)
-    what = fitted.task.kind if columns == name else f"{fitted.task.kind} of {columns}"
+    what = fitted.task.kind if columns in ("", name) else f"{fitted.task.kind} of {columns}"
     subtitle = f"{what} · {fitted.codec.n_labels:,} training labels"
     blocks: list[Block] = [*_scores(evidence, name), *_curve(evidence, name)]
     judged = evidence.judged.get(name)
@@ -180,6 +180,8 @@ def _true_and_answered(judged: Judged, row: int) -> tuple[str, str]:
     views, truth, codec = judged.views, judged.truth[row], judged.fitted.codec
     if "value" in views:
         return cell_text(float(truth)), cell_text(float(views["value"][row]))
+    if "group" in views or "vector" in views:  # the codes of their labels have no names
+        return "-", f"{views['group'][row]}" if "group" in views else "-"
     if "label" not in views:
         return cell_text(truth), "-"
     if judged.truth.ndim == 2:

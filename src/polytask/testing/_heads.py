@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -25,7 +26,8 @@ def check_head(head: Head, specs: Sequence[FeatureSpec] = VECTORS, widths: Seque
 
     Its output is ``[B, width]`` and finite for one row or many. A row's output depends on that row alone, and on no padding.
     Its initial weights depend on torch's generator alone, its output depends on every parameter, and it begins near ``start``:
-    within 3 on standard normal features (but for somebody's own module, whose weights are not ours to set). Where it knows the
+    within 3 on standard normal features (but for somebody's own module, whose weights are not ours to set, and where
+    ``has_start`` is False). Where it begins with features, it does so as a function of these and a seed. Where it knows the
     members of an ensemble it keeps this for every one of them, and a member's output depends on that member's features alone.
 
     Args:
@@ -76,7 +78,7 @@ def _check_width(head: Head, specs: Sequence[FeatureSpec], width: int, where: st
         far = float((output - _spread(start, head)).abs().max())
         mend = "Set the bias of the last layer, as `starting_at` does."
         demand(
-            far < NEAR or getattr(head, "placeholder", False),
+            far < NEAR or not head.has_start or getattr(head, "placeholder", False),
             where,
             "it does not begin near start",
             found=f"{far:.3g} away",
@@ -86,6 +88,8 @@ def _check_width(head: Head, specs: Sequence[FeatureSpec], width: int, where: st
         demand(
             close(output, other.eval()(features)), where, "loaded weights give other outputs", mend="Register it as a buffer."
         )
+        if hasattr(module, "begun"):
+            _check_beginning(module, twin.eval(), features, specs[-1].width, where)
 
 
 def _check_members(head: Head, specs: Sequence[FeatureSpec], width: int, where: str) -> None:
@@ -102,13 +106,31 @@ def _check_members(head: Head, specs: Sequence[FeatureSpec], width: int, where: 
         output = module(alike)
         far = float((output - start).abs().max())
         mend = "Set the bias of the last layer, as `starting_at` does."
-        demand(far < NEAR, where, "a member does not begin near start", found=f"{far:.3g} away", mend=mend)
+        begins_near = far < NEAR or not head.has_start
+        demand(begins_near, where, "a member does not begin near start", found=f"{far:.3g} away", mend=mend)
         for f in alike:
             f.tensor[:, 0] += 1
         changed = module(alike)
         mend = "Keep the axis of members apart."
         demand(close(output[:, 1:], changed[:, 1:]), where, "a member's output depends on another's features", mend=mend)
         demand(not close(output[:, 0], changed[:, 0]), where, "a member's output does not depend on its features")
+
+
+def _check_beginning(module: nn.Module, twin: nn.Module, features: tuple[Features, ...], width: int, where: str) -> None:
+    """Begun twice with the same features it is the same, and what it began with is among its weights."""
+    vectors = torch.randn(N_ROWS, width, generator=torch.Generator().manual_seed(0))
+    demand(not module.begun, where, "it has begun before it was told to")
+    for begun in (module, twin):
+        begun.begin(vectors, seed=1)  # type: ignore[operator]
+        demand(begun.begun, where, "it does not say that it has begun")
+    demand(same_values(module.state_dict(), twin.state_dict()), where, "one seed gives two beginnings")
+    output = module(features)
+    demand(torch.isfinite(output).all(), where, "the output is not finite once it has begun")
+    fresh = copy.deepcopy(module)
+    fresh.load_state_dict(module.state_dict())
+    demand(
+        close(output, fresh(features)), where, "what it began with is not among its weights", mend="Register it as a buffer."
+    )
 
 
 def _check_state(module: nn.Module, features: tuple[Features, ...], output: Tensor, where: str) -> None:
