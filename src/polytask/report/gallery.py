@@ -31,7 +31,7 @@ LARGEST, FINE = 192, 96  # pixels of a side: more are left out; so many are too 
 # Okabe and Ito 2008, which are told apart by the color-blind; then the same mixed with white, and with black.
 FIRST, CLASSES = "#000000", ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 WRONG = "#d55e00"
-MAX_LEGEND = 22
+MAX_LEGEND, MAX_FRAMES = 22, 4
 NUMBERS, APART = "viridis", "magma"
 
 
@@ -44,7 +44,9 @@ def gallery(evidence: Evidence, judged: Judged, words: Words) -> Iterator[Block]
         words: What to say of a row, by its place among those with a label.
     """
     spatial = judged.fitted.task.spatial
-    parts = ranked(judged.losses, SHOWN_SMALL if spatial is None else SHOWN)
+    forms = [part.codec.image_features for part in evidence.run.bundle.manifest.inputs]
+    one_each = spatial is None and all(sum(form.frames for form in each) < 2 for each in forms)
+    parts = ranked(judged.losses, SHOWN_SMALL if one_each else SHOWN)
     rows = np.unique(np.concatenate([*parts.values()])) if parts else np.zeros(0, np.intp)
     if not len(rows):
         return
@@ -103,20 +105,30 @@ def ranked(losses: Floats, counts: Mapping[str, int]) -> dict[str, NDArray[np.in
 
 
 def images_of(bundle: Bundle, data: Dataset) -> list[list[tuple[str, Pixels]]]:
-    """The input images of every row, each with its column, as they lie in memory."""
+    """The input images of every row, each with its column, as they lie in memory; of a clip some of its frames."""
     found: list[list[tuple[str, Pixels]]] = []
     for part, inputs in zip(bundle.manifest.inputs, data.inputs, strict=False):
         count = n_rows(inputs)
         every = torch.arange(count)
         forms = [form for form in part.codec.image_features if form.key in inputs]
         columns = {form.column: inputs[form.key].index_select(0, every).cpu().numpy() for form in forms}
-        found += [[(name, _as_seen(images[row])) for name, images in columns.items()] for row in range(count)]
+        found += [[seen for name, images in columns.items() for seen in as_seen(name, images[row])] for row in range(count)]
     return found
 
 
-def _as_seen(image: Pixels) -> Pixels:
-    """``[C, H, W]`` as a picture has it."""
-    return image[0] if len(image) == 1 else np.moveaxis(image, 0, 2)
+def as_seen(name: str, image: Pixels) -> Iterator[tuple[str, Pixels]]:
+    """An image ``[C, H, W]``, or some frames of a clip ``[F, C, H, W]``, as pictures have them, with words for each.
+
+    Example:
+        >>> [(words, frame.shape) for words, frame in as_seen("clip", np.zeros((6, 3, 8, 9), np.uint8))][2:]
+        [('clip, frame 4', (8, 9, 3)), ('clip, frame 6', (8, 9, 3))]
+    """
+    if image.ndim == 3:
+        yield name, image[0] if len(image) == 1 else np.moveaxis(image, 0, 2)
+        return
+    for number in np.unique(np.linspace(0, len(image) - 1, MAX_FRAMES).astype(int)).tolist():
+        for _, frame in as_seen(name, image[number]):
+            yield f"{name}, frame {number + 1}", frame
 
 
 def _said(bundle: Bundle, judged: Judged, data: Dataset) -> tuple[Mapping[str, NDArray[Any]], NDArray[Any]]:

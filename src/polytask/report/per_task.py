@@ -164,7 +164,8 @@ def _cells(evidence: Evidence, name: str, rows: Rows) -> list[str]:
 
 def _said(judged: Judged, row: int) -> list[str]:
     """What to say of a row under its pictures."""
-    return [*(f"{what} {text}" for what, text in _texts(judged, row).items()), f"loss {judged.losses[row]:.3g}"]
+    known = {what: text for what, text in _texts(judged, row).items() if text != "-"}
+    return [*(f"{what} {text}" for what, text in known.items()), f"loss {judged.losses[row]:.3g}"]
 
 
 def _texts(judged: Judged, row: int) -> dict[str, str]:
