@@ -19,7 +19,6 @@ from polytask.errors import PolytaskError, listed
 from polytask.images import ImageFeature
 from polytask.pictures import Pictures
 from polytask.seeding import Clock, derived_seed, seed_draws, seeded
-from polytask.task import Task
 
 
 @dataclass(frozen=True)
@@ -138,16 +137,16 @@ class Encoder(Component, family="encoders"):
             mend = f"Take encoder: {listed(kinds)}, or one frame with images.frames: 1."
             raise PolytaskError(what, where=f"encoder {self.kind}", found=found, mend=mend)
 
-    def check_task(self, task: Task) -> None:
-        """Whether the encoder makes features that a task can be learned from.
+    def check_pixels(self, task: str, kind: str) -> None:
+        """Whether a task of this kind, with an answer at every pixel, can be learned from the encoder's features.
 
         Raises:
-            PolytaskError: The task is one of pixels, and the encoder has no map of them.
+            PolytaskError: They are no maps.
         """
-        if task.spatial is not None and not self.reads_images:
-            what = f"a {task.kind} task has an answer at every pixel, and encoder {self.kind} makes one vector of a row"
+        if not self.reads_images:
+            what = f"a {kind} task has an answer at every pixel, and encoder {self.kind} makes one vector of a row"
             mend = "Take an encoder of images, such as encoder: cnn, and say which column is one: --image photo."
-            raise PolytaskError(what, where=f"task {task.name!r}", mend=mend)
+            raise PolytaskError(what, where=f"task {task!r}", mend=mend)
 
     @abstractmethod
     def stem(self, codec: InputCodec) -> Part:

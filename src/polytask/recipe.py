@@ -131,7 +131,8 @@ class Recipe(Settings):
             if task.source is not None and task.source not in sources:
                 mend = did_you_mean(task.source, sources)
                 raise PolytaskError(f"no source {task.source!r}", where=f"task {task.name!r}", mend=mend)
-            self.encoder.check_task(task)
+            if task.spatial is not None:
+                self.encoder.check_pixels(task.name, task.kind)
         begun = self.warm_start
         check_reads(
             self.tasks, self.sharing, others=begun is not None and begun.freeze != "nothing"

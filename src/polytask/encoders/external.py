@@ -14,7 +14,6 @@ from polytask.columns import InputCodec
 from polytask.encoder import Encoder, Part, copies_of
 from polytask.encoders._image import Pixels
 from polytask.errors import PolytaskError, listed
-from polytask.task import Task
 
 
 class External(Encoder):
@@ -39,7 +38,7 @@ class External(Encoder):
                 "a network of your own reads a table, or one image alone", where=self.name, found=found, mend=mend
             )
 
-    def check_task(self, task: Task) -> None:
+    def check_pixels(self, task: str, kind: str) -> None:
         """A task of pixels finds out from the features: those of somebody's network may be a map."""
 
     def stem(self, codec: InputCodec) -> Part:
