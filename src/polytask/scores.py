@@ -223,9 +223,14 @@ def _score(
         except (ArithmeticError, ValueError):
             return math.nan  # undefined on these rows: on all of them it is not
 
+    def drawn(rows: NDArray[np.intp]) -> float:
+        times = torch.bincount(torch.from_numpy(rows), minlength=len(target)).double()
+        return float(compute(view, target, times if weights is None else times * weights))
+
+    draw = drawn if scorer.reads == "statistics" else resampled  # of sums: rows that come twice need not be copied
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a user's metric warns of on all rows is heard once, above
-        interval = bootstrap_interval(resampled, len(target), n_resamples=n_resamples, seed=seed)
+        interval = bootstrap_interval(draw, len(target), n_resamples=n_resamples, seed=seed)
     return Score(value, interval.low, interval.high, baseline, scorer.higher_is_better)
 
 
@@ -271,5 +276,5 @@ def number_text(number: float, decimals: int) -> str:
     if math.isnan(number):
         return "-"
     if math.isinf(number) or decimals > 6 or abs(number) >= 1e12:
-        return f"{number:.3g}"
+        return f"{number + 0.0:.3g}"  # no -0
     return f"{round(number, decimals) + 0.0:,.{max(decimals, 0)}f}"
