@@ -154,6 +154,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, run_folder: Path, ca
         assert n_rows == 100_000 * n_blocks
     with capsys.disabled():
         sys.stdout.write(f"\npeak MB of tables and of the process, by (100,000 rows, how): {peaks}\n")
-    # The tables alone: what torch and the allocator hold is the larger part of the process, and varies.
-    assert peaks[8, "pieces"][0] < 1.5 * peaks[1, "pieces"][0]
+    # The tables alone: what torch and the allocator hold is the larger part of the process, and varies. Twice, for how far the
+    # reader is ahead varies too.
+    assert peaks[8, "pieces"][0] < 2 * peaks[1, "pieces"][0]
     assert peaks[8, "pieces"][0] < 0.5 * peaks[8, "whole"][0]
