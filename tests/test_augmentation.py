@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from polytask import Arrays, Binary, Frame, Multiclass, Recipe, Regression, fit, resume
+from polytask import Arrays, Binary, Frame, Multiclass, Recipe, Regression, fit
 from polytask.augmentation import Augmentation, Operation
 from polytask.augmenting import Augmenter, affine_maps, left_out, moved_labels, moved_pixels, recolored, rectangles
 from polytask.batch import Batch
@@ -27,9 +27,9 @@ from polytask.preparation import Prepared, prepare
 from polytask.seeding import _mixed, uniform
 from polytask.task import Task
 from polytask.tasks import Reconstruction
-from polytask.training import Epoch
 from tests.cli.command import mistake
 from tests.houses import houses
+from tests.resuming import same_as_whole
 
 N, SIDE = 48, 12
 LOTS = Augmentation(flip=0.5, crop=0.2, shift=0.1, rotation=30, zoom=0.2, shear=10, color=0.3, erasing=0.5)
@@ -274,17 +274,7 @@ def test_numbers_of_a_row_are_those_of_the_generator_that_draws_steps() -> None:
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     asked = recipe(augmentation={**LOTS.model_dump(), "mixup": 0.4}, trainer={"epochs": 3, "checkpoint": 0.0, "accumulate": 2})
-
-    def stop(epoch: Epoch) -> None:
-        if epoch.epoch == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(asked, "run", on_epoch=stop)
-    gone_on, whole = resume("run", asked), fit(asked)
-    for key, value in whole.bundle.model.state_dict().items():
-        assert torch.equal(gone_on.bundle.model.state_dict()[key], value), key
-    assert [epoch["training"] for epoch in gone_on.history] == [epoch["training"] for epoch in whole.history]
+    whole = same_as_whole(asked, "run", 2, again=asked)
     plain = fit(asked.model_copy(update={"augmentation": Augmentation()}))
     assert plain.history[0]["training"] != whole.history[0]["training"]
     assert (

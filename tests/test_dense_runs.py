@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from polytask import Arrays, Balance, ExportedModel, Frame, Recipe, Run, fit, load, resume
+from polytask import Arrays, Balance, ExportedModel, Frame, Recipe, Run, fit, load
 from polytask.balancer import Balancer
 from polytask.encoder import Encoder
 from polytask.errors import PolytaskError
@@ -20,9 +20,9 @@ from polytask.maps import tensors
 from polytask.model import MultiTaskModel, build_model
 from polytask.preparation import Prepared, prepare
 from polytask.sharing import Sharing
-from polytask.training import Epoch
 from tests.cli.command import done, mistake
 from tests.contracts.examples import example
+from tests.resuming import same_as_whole
 
 N, SIDE = 60, 12
 TRAINER = {"epochs": 2, "batch_size": 16, "device": "cpu", "best": "mean", "optimizer": {"lr": 1e-2}}
@@ -279,16 +279,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(files: Path) 
         encoder={"widths": [4, 4]},
         trainer={**TRAINER, "epochs": 3, "checkpoint": 0.0},
     )
-
-    def stop(epoch: Epoch) -> None:
-        if epoch.epoch == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(asked, "run", on_epoch=stop)
-    gone_on, whole = resume("run"), fit(asked)
-    for key, value in whole.bundle.model.state_dict().items():
-        assert torch.equal(gone_on.bundle.model.state_dict()[key], value), key
+    same_as_whole(asked, "run", 2)
 
 
 def test_what_cannot_be_asked_of_pixels_says_so(files: Path) -> None:

@@ -13,15 +13,15 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import normalized_mutual_info_score
 
-from polytask import Arrays, Balance, ExportedModel, Frame, Recipe, Run, fit, load, resume
+from polytask import Arrays, Balance, ExportedModel, Frame, Recipe, Run, fit, load
 from polytask.balancer import Balancer
 from polytask.errors import PolytaskError
 from polytask.model import MultiTaskModel, build_model
 from polytask.preparation import Prepared, prepare
 from polytask.sharing import Sharing
-from polytask.training import Epoch
 from tests.cli.command import done, mistake
 from tests.contracts.examples import example
+from tests.resuming import same_as_whole
 
 TASKS: list[dict[str, Any]] = [
     {"kind": "regression", "name": "height"},
@@ -118,21 +118,8 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     blobs().to_csv("blobs.csv", index=False)
     asked = recipe(sources=["blobs.csv"], trainer={**TRAINER, "epochs": 5, "checkpoint": 0.0})
-    stops = iter([1, 3])
-
-    def stop(epoch: Epoch) -> None:
-        if epoch.epoch == at:
-            raise KeyboardInterrupt
-
-    for begin in (lambda: fit(asked, "run", on_epoch=stop), lambda: resume("run", on_epoch=stop)):
-        at = next(stops)
-        with pytest.raises(KeyboardInterrupt):
-            begin()
-    gone_on, whole = resume("run"), fit(asked)
+    whole = same_as_whole(asked, "run", 1, 3)
     assert [epoch["epoch"] for epoch in whole.history if "group" in epoch["training"]] == [2, 3, 4, 5]
-    for key, value in whole.bundle.model.state_dict().items():
-        assert torch.equal(gone_on.bundle.model.state_dict()[key], value), key
-    assert [epoch["validation"] for epoch in gone_on.history] == [epoch["validation"] for epoch in whole.history]
 
 
 def test_an_exported_network_says_the_same(learned: Run, tmp_path: Path) -> None:

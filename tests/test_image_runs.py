@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from polytask import Arrays, Balance, Frame, Recipe, Split, fit, load, resume
+from polytask import Arrays, Balance, Frame, Recipe, Split, fit, load
 from polytask.balancer import Balancer
 from polytask.batch import Dataset, Stored
 from polytask.encoder import Encoder
@@ -21,10 +21,10 @@ from polytask.errors import PolytaskError
 from polytask.model import MultiTaskModel, build_model
 from polytask.preparation import prepare
 from polytask.sharing import Sharing
-from polytask.training import Epoch
 from polytask.update import Updater
 from tests.cli.command import done, mistake
 from tests.contracts.examples import example
+from tests.resuming import same_as_whole
 
 N = 60
 TRAINER = {"epochs": 2, "batch_size": 16, "device": "cpu", "best": "mean"}
@@ -223,17 +223,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(photos: Path)
         encoder={"widths": [4, 4]},
         trainer={**TRAINER, "epochs": 3, "checkpoint": 0.0},
     )
-
-    def stop(epoch: Epoch) -> None:
-        if epoch.epoch == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(asked, "run", on_epoch=stop)
-    gone_on, whole = resume("run"), fit(asked)
-    for key, value in whole.bundle.model.state_dict().items():
-        assert torch.equal(gone_on.bundle.model.state_dict()[key], value), key
-    assert [epoch["training"] for epoch in gone_on.history] == [epoch["training"] for epoch in whole.history]
+    same_as_whole(asked, "run", 2)
 
 
 def test_images_that_cannot_be_used_are_refused_by_row_or_left_out(photos: Path) -> None:

@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polytask import PolytaskError, Recipe, fit, load, resume
+from polytask import PolytaskError, Recipe, fit, load
 from polytask.balancer import Balancer
 from polytask.encoder import Pace
 from polytask.model import MultiTaskModel, build_model
 from polytask.preparation import Prepared, prepare
 from polytask.sharing import Sharing
 from polytask.sources.frame import Frame
-from polytask.training import Epoch
 from polytask.update import Updater
 from tests.contracts.examples import TINY_RESNET, example
 from tests.encoders.models import saved
+from tests.resuming import same_as_whole
 
 N = 48
 TASKS = [{"kind": "binary", "name": "bright"}, {"kind": "regression", "name": "level"}]
@@ -146,19 +146,7 @@ def test_thawed_at_once_is_never_frozen(model: str) -> None:
 
 def test_a_training_that_is_resumed_thaws_as_if_it_had_not_stopped(model: str, tmp_path: Path) -> None:
     recipe = asked(model, encoder={"frozen": "all", "thaw_every": 1}, balancer="upgrad", trainer={**TRAINER, "epochs": 4})
-    for stops in (1, 3):
-
-        def stop(epoch: Epoch, stops: int = stops) -> None:
-            if epoch.epoch == stops:
-                raise KeyboardInterrupt
-
-        place = tmp_path / str(stops)
-        with pytest.raises(KeyboardInterrupt):
-            fit(recipe, place, on_epoch=stop)
-        gone_on, whole = resume(place, recipe), fit(recipe)
-        for key, value in whole.bundle.model.state_dict().items():
-            assert torch.equal(gone_on.bundle.model.state_dict()[key], value), key
-        assert [epoch["training"] for epoch in gone_on.history] == [epoch["training"] for epoch in whole.history]
+    same_as_whole(recipe, tmp_path / "run", 1, 3, again=recipe)
 
 
 def test_a_run_that_was_frozen_goes_on_thawed_without_the_folder(tmp_path: Path) -> None:
