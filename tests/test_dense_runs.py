@@ -309,3 +309,11 @@ def test_what_cannot_be_asked_of_pixels_says_so(files: Path) -> None:
     table = {"x": np.arange(N, dtype=float), "mask": [None] * N}
     with pytest.raises(PolytaskError, match="and none is among the inputs"):
         fit(Recipe(sources=[Frame(table)], tasks=[TASKS[0]], encoder="cnn"))
+
+
+def test_a_comparison_knows_pixels_and_trees_leave_them_out() -> None:
+    found = fit(recipe()).compare(seeds=1, others=["mtan"])
+    said = " ".join(str(found).split())
+    assert "miou" in said
+    assert "rel_error" in said
+    assert "task 'mask' is left out: trees here learn a number or one of several classes, and a segmentation task is" in said
