@@ -16,10 +16,15 @@ from polytask import Arrays, Balance, ExportedModel, Frame, Recipe, Run, fit, lo
 from polytask.balancer import Balancer
 from polytask.encoder import Encoder
 from polytask.errors import PolytaskError
+from polytask.fitted import FittedTask
 from polytask.maps import tensors
 from polytask.model import MultiTaskModel, build_model
 from polytask.preparation import Prepared, prepare
 from polytask.sharing import Sharing
+from polytask.task import Task
+from polytask.tasks import _dense, dense_regression
+from polytask.tasks.dense_regression import DenseRegression
+from polytask.tasks.segmentation import Segmentation
 from tests.cli.command import done, mistake
 from tests.contracts.examples import example
 from tests.resuming import same_as_whole
@@ -317,3 +322,23 @@ def test_a_comparison_knows_pixels_and_trees_leave_them_out() -> None:
     assert "miou" in said
     assert "rel_error" in said
     assert "task 'mask' is left out: trees here learn a number or one of several classes, and a segmentation task is" in said
+
+
+@pytest.mark.parametrize(
+    "task", [Segmentation("mask"), DenseRegression("depth"), DenseRegression("depth", loss="mse", transform="log")]
+)
+def test_labels_that_are_read_in_pieces_are_the_same(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.table({name: tensors(values) for name, values in squares()[1].items() if np.ndim(values) == 3})
+    found = []
+    for n_pixels in (2**22, 3 * SIDE**2):
+        monkeypatch.setattr(_dense, "PIECE", n_pixels)
+        labels = task.labels_of(table)
+        fitted = FittedTask.fit(task, labels)
+        found.append((fitted.codec, task.encode(labels, fitted.codec)))
+    (one, (target, present)), (two, (again, same)) = found
+    assert (one.center, one.scale, one.null_loss) == pytest.approx((two.center, two.scale, two.null_loss), rel=1e-6)
+    assert one.classes == two.classes
+    torch.testing.assert_close(target, again, rtol=1e-5, atol=1e-6, equal_nan=True)
+    assert torch.equal(present, same)
+    monkeypatch.setattr(dense_regression, "MOST_SORTED", 500)
+    assert FittedTask.fit(task, labels).codec.null_loss == pytest.approx(one.null_loss, rel=0.05)

@@ -80,7 +80,9 @@ def arrays_of(column: pa.Array) -> NDArray[Any]:
     """What ``tensors`` made a column of, ``[N, ...]``; of null cells any value."""
     if not len(column):
         return np.zeros((0, *column.type.shape), column.type.value_type.to_pandas_dtype())
-    found: NDArray[Any] = np.asarray(column.storage.values).reshape(-1, *column.type.shape)
+    values = column.storage.values
+    values = values.fill_null(0) if values.null_count else values  # beneath cells that are null
+    found: NDArray[Any] = np.asarray(values).reshape(-1, *column.type.shape)
     return found[column.offset : column.offset + len(column)]
 
 

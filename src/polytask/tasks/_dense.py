@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -16,6 +17,8 @@ from polytask.errors import PolytaskError
 from polytask.maps import arrays_of
 from polytask.scorer import Scorer
 from polytask.task import Task
+
+PIECE = 2**22  # pixels of labels that are read at once
 
 
 class DenseTask(Task, abstract=True):
@@ -55,8 +58,16 @@ def without_empty(column: pa.Array, labeled: Callable[[NDArray[Any]], NDArray[np
     """A column of arrays with null where no pixel is labeled."""
     if not isinstance(column.type, pa.FixedShapeTensorType) or not len(column):
         return column
-    there = labeled(arrays_of(column)).any((1, 2)) & column.is_valid().to_numpy(zero_copy_only=False)
+    arrays = arrays_of(column)
+    there = np.concatenate([labeled(arrays[rows]).any((1, 2)) for rows in pieces(arrays.shape)])
+    there &= column.is_valid().to_numpy(zero_copy_only=False)
     return column if there.all() else column.take(pa.array(np.arange(len(column)), mask=~there))
+
+
+def pieces(shape: Sequence[int]) -> Iterator[slice]:
+    """The rows of an array ``[N, ...]`` of this shape in runs, so that what is made of one on the way stays small."""
+    n_rows = max(1, PIECE // max(math.prod(shape[1:]), 1))
+    return (slice(start, start + n_rows) for start in range(0, shape[0], n_rows))
 
 
 def mean_where(values: Tensor, there: Tensor) -> Tensor:

@@ -19,8 +19,9 @@ from polytask.errors import CellsError, PolytaskError, are, counted
 from polytask.maps import arrays_of
 from polytask.scorer import Scorer
 from polytask.task import Codec
-from polytask.tasks._dense import DenseTask, dense_scorer, mean_where, without_empty
+from polytask.tasks._dense import DenseTask, dense_scorer, mean_where, pieces, without_empty
 
+MOST_SORTED = 2**24
 DELTAS = (1.25, 1.25**2, 1.25**3)
 STATISTICS = ("pixels", "absolute", "square", "positive", "relative", "near", "nearer", "nearest")
 
@@ -99,15 +100,20 @@ class DenseRegression(DenseTask):
             shape = tuple(column.type.shape) if isinstance(column.type, pa.FixedShapeTensorType) else (1, 1)
             return Codec(space=shape, dtype="float")
         values = arrays_of(column)
-        known = values[self._there(values)].astype(np.float64)
-        if not known.size or known.min() == known.max():
-            found = f"{are(known.size, 'pixel')} {known.min() if known.size else 'labeled'}"
+        moments = _Moments()
+        for rows in pieces(values.shape):
+            known = values[rows][self._there(values[rows])].astype(np.float64)
+            moments.add(np.log(known) if self.on_logarithms else known)
+        if not moments.deviation:
+            found = f"{are(moments.n, 'pixel')} {moments.mean if moments.n else 'labeled'}"
             raise PolytaskError("all labels are the same", where=self.place, found=found, mend="Leave the task out.")
-        learned = np.log(known) if self.on_logarithms else known
-        deviation = float(learned.std())
         transform = "log" if self.on_logarithms else "standardize"
         return Codec(
-            space=tuple(column.type.shape), transform=transform, center=float(learned.mean()), scale=deviation, dtype="float"
+            space=tuple(column.type.shape),
+            transform=transform,
+            center=moments.mean,
+            scale=moments.deviation,
+            dtype="float",
         )
 
     def encode(self, column: pa.Array, codec: Codec) -> tuple[Float[Tensor, "N H W"], Bool[Tensor, " N"]]:
@@ -115,20 +121,30 @@ class DenseRegression(DenseTask):
         if not isinstance(column.type, pa.FixedShapeTensorType):
             return torch.full((len(column), *codec.space), math.nan), present
         self.check_codec(codec.space, column)
-        values = arrays_of(column).astype(np.float32)
-        there = self._there(values) & present.numpy()[:, None, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            learned = np.log(values) if codec.transform == "log" else values
-        return torch.from_numpy(np.where(there, (learned - codec.center) / codec.scale, np.nan).astype(np.float32)), present
+        values = arrays_of(column)
+        target = np.full(values.shape, np.nan, np.float32)
+        for rows in pieces(values.shape):
+            part = values[rows].astype(np.float32)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                learned = ((np.log(part) if codec.transform == "log" else part) - codec.center) / codec.scale
+            np.copyto(target[rows], learned, casting="same_kind", where=self._there(part) & present.numpy()[rows, None, None])
+        return torch.from_numpy(target), present
 
     def best_constant(self, target: Tensor, codec: Codec, weights: Float[Tensor, " N"]) -> Float[Tensor, " width"]:
-        """The weighted median of all pixels for l1, where each row counts alike; else the mean of the rows' means."""
-        there = ~target.isnan()
+        """The weighted median of all pixels for l1, where each row counts alike; else the mean of the rows' means.
+
+        Of more than MOST_SORTED pixels the median is that of every so many.
+        """
+        parts = [target[rows] for rows in pieces(target.shape)]
         if self.loss in ("mse", "scale_invariant"):
-            return ((weights @ mean_where(target, there).double()) / weights.sum()).view(1)
-        each = (weights / there.flatten(1).sum(1).clamp(min=1)).view(-1, 1, 1).expand_as(target)[there]
-        values, order = target[there].sort()
-        reached = each[order].cumsum(0)
+            means = torch.cat([mean_where(part, ~part.isnan()) for part in parts])
+            return ((weights @ means.double()) / weights.sum()).view(1)
+        each = weights / torch.cat([(~part.isnan()).flatten(1).sum(1) for part in parts]).clamp(min=1)
+        places = torch.arange(0, target.numel(), -(-target.numel() // MOST_SORTED))
+        values = target.flatten()[places]
+        there = ~values.isnan()
+        values, order = values[there].sort()
+        reached = each[places[there][order] // target[0].numel()].cumsum(0)
         return values[int(torch.searchsorted(reached, reached[-1] / 2))].view(1)
 
     def row_losses(self, output: Float[Tensor, "B 1 H W"], target: Float[Tensor, "B H W"]) -> Float[Tensor, " B"]:
@@ -183,6 +199,28 @@ class DenseRegression(DenseTask):
             ),
         ]
         return {scorer.name: scorer for scorer in found}
+
+
+class _Moments:
+    """The mean and deviation of numbers that come in pieces (Chan 1979)."""
+
+    def __init__(self) -> None:
+        self.n, self.mean, self._squares = 0, 0.0, 0.0
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        """Some more numbers."""
+        if not len(values):
+            return
+        mean, n = float(values.mean()), self.n + len(values)
+        apart = mean - self.mean
+        self._squares += float(np.square(values - mean).sum()) + apart**2 * self.n * len(values) / n
+        self.mean += apart * len(values) / n
+        self.n = n
+
+    @property
+    def deviation(self) -> float:
+        """0 where all numbers are the same."""
+        return math.sqrt(self._squares / self.n) if self.n else 0.0
 
 
 def _ratio(over: str, under: str, sums: Tensor) -> Tensor:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from polytask.answers import AnswerColumn
 from polytask.errors import CellsError, PolytaskError, are, counted, listed
-from polytask.maps import arrays_of
+from polytask.maps import LARGEST_CODE, arrays_of
 from polytask.scorer import Scorer
 from polytask.task import NO_LABEL, Codec
-from polytask.tasks._dense import DenseTask, dense_scorer, mean_where, without_empty
+from polytask.tasks._dense import DenseTask, dense_scorer, mean_where, pieces, without_empty
 
+UNSEEN = NO_LABEL - 1  # the code of a number that training has not
 SMOOTHING = 1.0  # pixel, in the overlap of a class
 
 
@@ -69,8 +70,9 @@ class Segmentation(DenseTask):
         if not isinstance(column.type, pa.FixedShapeTensorType) or not len(column):
             return Codec(width=2, space=_shape(column), classes=(0, 1), start=(0.0, 0.0), dtype="int64")
         masks = arrays_of(column)
-        classes = [int(code) for code in np.unique(masks) if code >= 0 and code not in self.ignore]
-        if not 2 <= len(classes) < NO_LABEL:
+        found_there = set().union(*(np.unique(masks[rows]).tolist() for rows in pieces(masks.shape)))
+        classes = sorted(code for code in found_there if code >= 0 and code not in self.ignore)
+        if not 2 <= len(classes) <= UNSEEN:
             found = f"in {counted(len(masks), 'mask')} there is {listed(classes) or 'none'}"
             mend = "Give masks with a number for every class, 0 for the background, say."
             raise PolytaskError("masks have 2 to 254 classes", where=self.place, found=found, mend=mend)
@@ -83,25 +85,32 @@ class Segmentation(DenseTask):
             return torch.full((len(column), *codec.space), NO_LABEL, dtype=torch.uint8), present
         self.check_codec(codec.space, column)
         masks = arrays_of(column)
-        codes = np.full(masks.shape, NO_LABEL, np.uint8)
-        strange = (masks >= 0) & ~np.isin(masks, [*self.ignore, *codec.classes]) & present.numpy()[:, None, None]
+        table = np.full(LARGEST_CODE + 2, UNSEEN, np.uint8)  # the code of every number, and last of -1
+        table[np.array(codec.classes, np.int64)] = np.arange(codec.width)
+        table[[-1, *(number for number in self.ignore if 0 <= number <= LARGEST_CODE)]] = NO_LABEL
+        codes = np.empty(masks.shape, np.uint8)
+        for rows in pieces(masks.shape):
+            codes[rows] = table[masks[rows]]
+        codes[~present.numpy()] = NO_LABEL
+        strange = np.concatenate(
+            [np.zeros(0, np.bool_), *((codes[rows] == UNSEEN).any((1, 2)) for rows in pieces(codes.shape))]
+        )
         if strange.any():
-            raise self._unseen(masks, strange, codec)
-        for code, value in enumerate(codec.classes):
-            codes[masks == value] = code
-        target = torch.from_numpy(codes)
-        return target, present
+            raise self._unseen(masks, codes, np.flatnonzero(strange), codec)
+        return torch.from_numpy(codes), present
 
-    def _unseen(self, masks: NDArray[Any], strange: NDArray[np.bool_], codec: Codec) -> PolytaskError:
-        rows = np.flatnonzero(strange.any((1, 2)))
-        cells = {int(row): listed(np.unique(masks[row][strange[row]]).tolist()) for row in rows}
+    def _unseen(self, masks: NDArray[Any], codes: NDArray[np.uint8], rows: NDArray[np.intp], codec: Codec) -> PolytaskError:
+        cells = {int(row): listed(np.unique(masks[row][codes[row] == UNSEEN]).tolist()) for row in rows}
         what = f"{are(len(rows), 'mask')} of classes that training has not seen"
         mend = f"The classes are {listed(codec.classes)}; name what means no label in ignore, or change the split."
         return CellsError(what, cells=cells, where=self.place, mend=mend)
 
     def best_constant(self, target: Tensor, codec: Codec, weights: Float[Tensor, " N"]) -> Float[Tensor, " width"]:
         """By the counts of each row's pixels, which are all that its loss depends on where every pixel is answered alike."""
-        counts = torch.stack([(target == code).flatten(1).sum(1) for code in range(codec.width)], 1).double()
+        parts = [target[rows] for rows in pieces(target.shape)]
+        counts = torch.cat(
+            [torch.stack([(part == code).flatten(1).sum(1) for code in range(codec.width)], 1) for part in parts]
+        ).double()
         pixels, shares = counts.sum(1, keepdim=True), weights.double() / weights.sum()
         start = (shares @ (counts / pixels)).clamp(min=1e-6).log()
         if not self.dice or self.searches_constant:
