@@ -21,7 +21,7 @@ import torch
 
 from polytask import Binary, Count, Frame, Ordinal, Recipe, Regression, Run, Trainer, fit
 from polytask.export.serving import ExportedModel
-from polytask.source import as_table
+from polytask.tables import as_table
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ["price", "sqft_living", "grade", "waterfront", "bedrooms"]

@@ -21,7 +21,7 @@ from polytask.images import ImageFeature, Images, UnusableImage, picture
 from polytask.pictures import form_of, read_pictures
 from polytask.preparation import prepare
 from polytask.sharing import Sharing
-from polytask.source import as_table, image_array
+from polytask.tables import as_table, image_array
 from polytask.testing import check_encoder, check_sharing
 from tests.cli.command import done, mistake
 from tests.contracts.examples import example

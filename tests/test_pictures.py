@@ -17,8 +17,8 @@ from polytask.columns import InputCodec, describe_column
 from polytask.errors import CellsError, PolytaskError
 from polytask.images import ImageFeature, Images
 from polytask.pictures import form_of, located, read_pictures
-from polytask.source import as_table, image_array
 from polytask.sources import Frame
+from polytask.tables import as_table, image_array
 
 
 def column(cells: Any, kind: Any = None) -> pa.ChunkedArray:

@@ -13,8 +13,9 @@ import pytest
 import yaml
 
 from polytask.errors import PolytaskError
-from polytask.source import Source, like, open_source, plain_table
+from polytask.source import Source, open_source
 from polytask.sources import ARFF, CSV, Arrays, Frame, Parquet
+from polytask.tables import like, plain_table
 
 ANSWER = pa.table({"price": [1.5, 2.5], "kind": ["flat", None]})
 

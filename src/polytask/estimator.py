@@ -36,9 +36,9 @@ from polytask.labels import (
 )
 from polytask.recipe import Recipe
 from polytask.run import Run, load
-from polytask.source import as_table, like
 from polytask.sources import Frame
 from polytask.splitting import Split
+from polytask.tables import as_table, like
 from polytask.task import Task
 
 CONTAINERS = ("default", "pandas", "polars", "pyarrow")

@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, assert_all_finite
 from polytask.component import Settings
 from polytask.errors import PolytaskError, listed
 from polytask.guessing import guess_task
-from polytask.source import as_table
+from polytask.tables import as_table
 from polytask.task import Task
 
 Array = NDArray[Any]

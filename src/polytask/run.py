@@ -50,7 +50,8 @@ from polytask.run_folder import (
     replacing,
 )
 from polytask.scores import Scores
-from polytask.source import PIECE_ROWS, Source, like, reader_of, tables_of
+from polytask.source import PIECE_ROWS, Source, reader_of
+from polytask.tables import like, tables_of
 
 PIECE_BYTES = 1 << 28
 T = TypeVar("T")

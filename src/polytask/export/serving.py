@@ -15,7 +15,8 @@ from polytask.errors import PolytaskError, one_line, rows_named
 from polytask.export.metadata import MEND, Metadata, damaged
 from polytask.input_sets import input_set_of
 from polytask.maps import tensors
-from polytask.source import Source, like, plain_table, reader_of, rows_of
+from polytask.source import Source, reader_of
+from polytask.tables import like, plain_table, rows_of
 
 BATCH_ROWS = 4096
 Arrays = dict[str, NDArray[Any]]

@@ -1,4 +1,4 @@
-"""What the sources that read a file share: where it lies, its bytes, its fingerprint."""
+"""What the sources on a disk share: where they lie; of files their bytes and fingerprint."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from polytask.source import HELD_OUT, Source
 GZIP_MAGIC = b"\x1f\x8b"
 
 
-class FileSource(Source, abstract=True):
-    """A source that is a file.
+class PathSource(Source, abstract=True):
+    """A source that lies on a disk: a file or a folder.
 
     Attributes:
-        path: The file, relative to the working directory; ``~`` is the home folder.
-        validation: The source's own validation file.
-        test: The source's own test file.
+        path: Where, relative to the working directory; ``~`` is the home folder.
+        validation: Where the source's own validation part is.
+        test: Where the source's own test part is.
     """
 
     path: Path
@@ -29,6 +29,15 @@ class FileSource(Source, abstract=True):
 
     def __init__(self, path: str | Path | None = None, **fields: Any) -> None:
         super().__init__(**(fields if path is None else {"path": path, **fields}))
+
+    def anchored(self) -> Self:
+        """The same by absolute paths."""
+        paths = {field: getattr(self, field) for field in ("path", *HELD_OUT)}
+        return self.model_copy(update={field: path and path.expanduser().absolute() for field, path in paths.items()})
+
+
+class FileSource(PathSource, abstract=True):
+    """A source that is a file."""
 
     @property
     def label(self) -> str:
@@ -39,11 +48,6 @@ class FileSource(Source, abstract=True):
         """The folder of the part's file."""
         path: Path = self.path if part == "main" else getattr(self, part)
         return path.expanduser().absolute().parent
-
-    def anchored(self) -> Self:
-        """The same files by their absolute paths."""
-        paths = {field: getattr(self, field) for field in ("path", *HELD_OUT)}
-        return self.model_copy(update={field: path and path.expanduser().absolute() for field, path in paths.items()})
 
     def fingerprint(self) -> str:
         """The sha256, in hexadecimal, of the bytes of its files."""

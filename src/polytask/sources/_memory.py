@@ -10,7 +10,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from polytask.errors import PolytaskError
 from polytask.pictures import holds_clips, holds_images
-from polytask.source import Source, as_table
+from polytask.source import Source
+from polytask.tables import as_table
 
 
 def _table_or_none(value: object) -> pa.Table | None:

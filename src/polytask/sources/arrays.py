@@ -11,8 +11,9 @@ from pydantic import model_validator
 
 from polytask.errors import PolytaskError, listed
 from polytask.maps import tensors
-from polytask.source import HELD_OUT, as_table
+from polytask.source import HELD_OUT
 from polytask.sources._memory import MemorySource
+from polytask.tables import as_table
 
 
 class Arrays(MemorySource):

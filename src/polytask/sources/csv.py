@@ -61,7 +61,7 @@ class CSV(FileSource):
     suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".tab", ".txt")
 
     def __init__(self, path: str | Path | None = None, **fields: Any) -> None:
-        super().__init__(path, **fields)
+        super().__init__(**(fields if path is None else {"path": path, **fields}))
 
     def read(self) -> pa.Table:
         """The file as a table of typed columns."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Self
 
 import pyarrow as pa
 
 from polytask.errors import PolytaskError, listed, no_such_file
-from polytask.source import HELD_OUT, Source
+from polytask.source import HELD_OUT
+from polytask.sources._file import PathSource
 
 IMAGE, CLASS = "image", "class"
 PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
 
-class Folder(Source):
+class Folder(PathSource):
     """A folder that holds a folder of image files for each class.
 
         pets/cat/1.jpg
@@ -43,13 +43,6 @@ class Folder(Source):
         >>> Folder(folder).read()["class"].to_pylist()
         ['cat', 'dog']
     """
-
-    path: Path
-    validation: Path | None = None
-    test: Path | None = None
-
-    def __init__(self, path: str | Path | None = None, **fields: Any) -> None:
-        super().__init__(**(fields if path is None else {"path": path, **fields}))
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -80,11 +73,6 @@ class Folder(Source):
             raise PolytaskError(what, where=str(self.path), found=found, mend=mend)
         columns = {IMAGE: pa.array([str(file) for file in files]), CLASS: pa.array(classes, pa.string())}
         return pa.table(columns if any(classes) else {IMAGE: columns[IMAGE]})
-
-    def anchored(self) -> Self:
-        """The same folders by their absolute paths."""
-        paths = {field: getattr(self, field) for field in ("path", *HELD_OUT)}
-        return self.model_copy(update={field: path and path.expanduser().absolute() for field, path in paths.items()})
 
     def fingerprint(self) -> str:
         """The sha256, in hexadecimal, of the names and sizes of its files: their bytes may be more than are read twice."""

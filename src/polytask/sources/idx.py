@@ -9,9 +9,10 @@ from typing import ClassVar
 import pyarrow as pa
 
 from polytask.errors import PolytaskError
-from polytask.source import HELD_OUT, image_array
+from polytask.source import HELD_OUT
 from polytask.sources._file import FileSource
 from polytask.sources._idx import read_idx
+from polytask.tables import image_array
 
 IMAGE, LABEL = "image", "label"
 

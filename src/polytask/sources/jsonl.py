@@ -11,9 +11,9 @@ import pyarrow as pa
 from pyarrow import json as arrow_json
 
 from polytask.errors import PolytaskError, one_line, shown
-from polytask.source import plain_table
 from polytask.sources import _text
 from polytask.sources._file import FileSource, read_bytes
+from polytask.tables import plain_table
 
 KINDS = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
 

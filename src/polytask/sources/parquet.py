@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from polytask.errors import PolytaskError, one_line
-from polytask.source import PIECE_ROWS, plain_table
+from polytask.source import PIECE_ROWS
 from polytask.sources._file import FileSource, read_bytes
 from polytask.sources._pieces import chosen_columns
+from polytask.tables import plain_table
 
 
 class Parquet(FileSource):
